@@ -1,0 +1,97 @@
+"""Which backends exist on this machine, why the others do not, and what "auto" picks.
+
+A named backend is obeyed or refused, never replaced. Nothing is probed before it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import torch
+
+from .errors import BackendUnavailable
+
+Backend = Literal["auto", "reference", "cpu", "triton", "cuda"]
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+
+# op -> the backends that implement it. ops.py holds one `match` per op with the same names.
+OPS: dict[str, tuple[str, ...]] = {
+    "fwht": ("reference", "cpu"),
+    "affine_masks": ("reference", "cpu"),
+    "uniform_masks": ("reference", "cpu"),
+    "parity_bits": ("reference", "cpu"),
+    "parity_predict": ("reference", "cpu"),
+    "parity_adjoint": ("reference", "cpu"),
+    "parity_gram": ("reference", "cpu"),
+    "bch_decode": ("reference", "cpu"),
+    "peel": ("reference", "cpu"),
+}
+
+
+@functools.cache
+def why_not(backend: str) -> str | None:
+    """None where `backend` can run on this machine, else the reason it cannot."""
+    match backend:
+        case "reference":
+            return None
+        case "cpu":
+            try:
+                from . import _cpu  # noqa: F401
+            except ImportError as error:
+                return f"import failed: {error}"
+            return None
+        case "triton":
+            try:
+                import triton  # noqa: F401
+            except ImportError as error:
+                return f"import failed: {error}"
+            return None if torch.cuda.is_available() else "no CUDA device"
+        case "cuda":
+            return "not built"
+    raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def pick(op: str, backend: str, device: torch.device) -> str:
+    """The backend that runs `op` on tensors of `device`.
+
+    "auto" looks at the device only: CPU tensors go to "cpu", else "reference"; CUDA tensors to "cuda",
+    else "triton", else "reference".
+
+    Raises: BackendUnavailable if the named backend cannot run here, saying why and what can.
+    """
+    order = ("cuda", "triton", "reference") if device.type == "cuda" else ("cpu", "reference")
+    if backend == "auto":
+        return next(name for name in order if refusal(op, name, device) is None)
+    if (reason := refusal(op, backend, device)) is not None:
+        there = [name for name in BACKENDS if refusal(op, name, device) is None]
+        raise BackendUnavailable(
+            f"{op}: backend {backend!r} is not available ({reason}); available: {', '.join(there)}"
+        )
+    return backend
+
+
+def refusal(op: str, backend: str, device: torch.device) -> str | None:
+    """Why `backend` cannot run `op` on tensors of `device`; None where it can."""
+    if (reason := why_not(backend)) is not None:
+        return reason
+    if backend not in OPS[op]:
+        return "not implemented for this op"
+    if backend == "cpu" and device.type != "cpu":
+        return f"tensors are on {device}"
+    if backend in ("triton", "cuda") and device.type != "cuda":
+        return f"tensors are on {device}"
+    return None
+
+
+def table() -> str:
+    """The backends of every op on this machine, as text: what `python -m spex_core` prints."""
+    lines = [f"{'op':16}" + "".join(f"{name:11}" for name in BACKENDS) + "auto on cpu"]
+    cpu = torch.device("cpu")
+    for op, there in OPS.items():
+        cells = [
+            "-" if name not in there else "no" if why_not(name) else "yes" for name in BACKENDS
+        ]
+        lines.append(f"{op:16}" + "".join(f"{c:11}" for c in cells) + pick(op, "auto", cpu))
+    lines += [f"{name}: {reason}" for name in BACKENDS if (reason := why_not(name))]
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""Every error this package raises on purpose, beside ValueError and TypeError for bad arguments."""
+
+from __future__ import annotations
+
+import operator
+
+
+class SpexError(Exception):
+    """Base of the errors below."""
+
+
+class BackendUnavailable(SpexError, RuntimeError):
+    """A backend was asked for by name and cannot run this op here; the message says why."""
+
+
+class EvaluationError(SpexError, RuntimeError):
+    """The value function raised or returned something that is not one finite number per mask.
+
+    Attributes:
+        masks: bool (done, n), the masks whose values were paid for before the failure, in order.
+        values: float (done,), those values. `spex.spex(..., known=(masks, values))` goes on from them.
+        done: how many evaluations are done.
+        total: how many the plan asks for.
+    """
+
+    def __init__(self, message, *, masks, values, total):
+        super().__init__(message)
+        self.masks, self.values = masks, values
+        self.done, self.total = len(values), total
+
+
+class FormatError(SpexError, ValueError):
+    """A result file that is damaged, not ours, or written by a newer version."""
+
+
+def check(condition: bool, message: str, *got: object) -> None:
+    """Raise ValueError(message.format(*got)) unless condition holds."""
+    if not condition:
+        raise ValueError(message.format(*got))
+
+
+def check_int(name: str, value: object, least: int, most: int | None = None) -> int:
+    """`value` as an int within [least, most]; bool and float are refused."""
+    contract = f"{name} must be an integer >= {least}" + ("" if most is None else f" and <= {most}")
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{contract}, got {value!r}") from None
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{contract}, got {number}")
+    return number

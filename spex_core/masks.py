@@ -1,0 +1,78 @@
+"""Bit-packing and the bit order: feature j is bit j % 64 of word j // 64, and 1 means present.
+
+A mask batch is bool (T, n) at the public edge and packed int64 (T, W) inside, W = ceil(n / 64). A
+support (a set of features, one Fourier term) is packed the same way. Words are bit patterns: bit 63
+is the sign of the int64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import check
+
+
+def words(n: int) -> int:
+    """W, the 64-bit words that hold n features."""
+    return (n + 63) // 64
+
+
+def pack(masks: Tensor | np.ndarray) -> Tensor:
+    """bool (T, n) -> packed int64 (T, ceil(n / 64)), on the CPU; spare bits are zero.
+
+    Raises: TypeError unless masks is a bool array; ValueError unless it has two axes.
+    """
+    dense = masks.cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
+    if dense.dtype != np.bool_:
+        raise TypeError(f"pack: masks must be bool, got {dense.dtype}")
+    check(dense.ndim == 2, "pack: masks must have shape (T, n), got {}", dense.shape)
+    rows, n = dense.shape
+    packed = np.zeros((rows, 8 * words(n)), np.uint8)
+    packed[:, : (n + 7) // 8] = np.packbits(dense, axis=1, bitorder="little")
+    return torch.from_numpy(packed.view("<i8"))
+
+
+def unpack(packed: Tensor, n: int) -> np.ndarray:
+    """Packed int64 (T, W) -> bool (T, n), a NumPy array."""
+    as_bytes = packed.cpu().contiguous().numpy().view(np.uint8)
+    return np.unpackbits(as_bytes, axis=1, count=n, bitorder="little").view(np.bool_)
+
+
+def pack_sets(sets: list[tuple[int, ...]] | list[list[int]], n: int) -> Tensor:
+    """Feature sets -> packed int64 (S, W). Raises ValueError for a feature outside [0, n)."""
+    out = np.zeros((len(sets), words(n)), np.uint64)
+    for row, features in enumerate(sets):
+        for j in features:
+            check(0 <= j < n, "pack_sets: features must be in [0, {}), got {}", n, j)
+            out[row, j // 64] |= np.uint64(1) << np.uint64(j % 64)
+    return torch.from_numpy(out.view(np.int64))
+
+
+def unpack_sets(packed: Tensor) -> list[tuple[int, ...]]:
+    """Packed int64 (S, W) -> the feature sets as sorted tuples."""
+    rows, features = members(packed)
+    ends = np.cumsum(np.bincount(rows, minlength=len(packed)))
+    parts = np.split(features, ends[:-1]) if len(packed) else []
+    return [tuple(part.tolist()) for part in parts]
+
+
+def members(packed: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The set bits as (row, feature) pairs, both int64 (bits,), rows ascending, features within a row too.
+
+    Cost: one pass over the words; no dense (S, n) array.
+    """
+    table = np.ascontiguousarray(packed.cpu().numpy()).view(np.uint64)
+    rows, at = np.nonzero(table)
+    bits = np.unpackbits(
+        table[rows, at].astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little"
+    )
+    pick, bit = np.nonzero(bits)
+    return rows[pick], at[pick] * 64 + bit
+
+
+def orders(packed: Tensor) -> np.ndarray:
+    """|k| for each packed support: int64 (S,)."""
+    rows, _ = members(packed)
+    return np.bincount(rows, minlength=len(packed)).astype(np.int64)

@@ -1,0 +1,94 @@
+"""The one adaptor to the compiled kernels: tensors in, addresses and sizes down, tensors out.
+
+Arguments are checked in ops.py. Threads: as many as `torch.get_num_threads()` says, so a caller limits
+these kernels with the `torch.set_num_threads` it already uses. `isa` names an instruction set of
+csrc/isa.h for tests and benches; the default is the best this CPU has. Inputs are never changed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _cpu
+
+ISAS = {"portable": 0, "avx2": 1, "avx512": 2, "gfni": 3}
+
+
+def best_isa() -> str:
+    """The best instruction set of csrc/isa.h on this CPU."""
+    return list(ISAS)[_cpu.best_isa()]
+
+
+def _how(isa: str | None) -> tuple[int, int]:
+    return -1 if isa is None else ISAS[isa], torch.get_num_threads()
+
+
+def fwht_cpu(x: Tensor, *, out: Tensor | None = None, isa: str | None = None) -> Tensor:
+    """out may be x itself (in place) or any contiguous tensor of its shape and dtype."""
+    if x.dtype not in (torch.float32, torch.float64):  # float16, bfloat16: sums in float32
+        return fwht_cpu(x.float(), isa=isa).to(x.dtype)
+    x = x.contiguous()
+    out = torch.empty_like(x) if out is None else out
+    width = x.shape[-1]
+    call = _cpu.fwht_f32 if x.dtype == torch.float32 else _cpu.fwht_f64
+    call(x.data_ptr(), out.data_ptr(), x.numel() // width, width.bit_length() - 1, *_how(isa))
+    return out
+
+
+def affine_masks_cpu(columns: Tensor, offsets: Tensor, *, isa: str | None = None) -> Tensor:
+    columns, offsets = columns.contiguous(), offsets.contiguous()
+    (b, width), shifts = columns.shape, len(offsets)
+    out = torch.empty(shifts, 1 << b, width, dtype=torch.int64)
+    _cpu.affine_masks(
+        columns.data_ptr(), offsets.data_ptr(), b, shifts, width, out.data_ptr(), *_how(isa)
+    )
+    return out
+
+
+def uniform_masks_cpu(
+    rows: int, n: int, *, seed: int, stream: int, start: int, isa: str | None = None
+) -> Tensor:
+    out = torch.empty(rows, -(-n // 64), dtype=torch.int64)
+    _cpu.uniform_masks(seed, stream, start, rows, n, out.data_ptr(), *_how(isa))
+    return out
+
+
+def parity_bits_cpu(masks: Tensor, support: Tensor, *, isa: str | None = None) -> Tensor:
+    masks, support = masks.contiguous(), support.contiguous()
+    (samples, width), terms = masks.shape, len(support)
+    out = torch.empty(terms, -(-samples // 64), dtype=torch.int64)
+    _cpu.parity_bits(
+        masks.data_ptr(), support.data_ptr(), samples, terms, width, out.data_ptr(), *_how(isa)
+    )
+    return out
+
+
+def parity_predict_cpu(
+    masks: Tensor, support: Tensor, coefs: Tensor, *, isa: str | None = None
+) -> Tensor:
+    masks, support, coefs = masks.contiguous(), support.contiguous(), coefs.contiguous()
+    (samples, width), terms = masks.shape, len(support)
+    out = torch.empty(samples, dtype=torch.float64)
+    where = masks.data_ptr(), support.data_ptr(), coefs.data_ptr()
+    _cpu.parity_predict(*where, samples, terms, width, out.data_ptr(), *_how(isa))
+    return out
+
+
+def parity_adjoint_cpu(
+    masks: Tensor, support: Tensor, values: Tensor, *, isa: str | None = None
+) -> Tensor:
+    masks, support, values = masks.contiguous(), support.contiguous(), values.contiguous()
+    (samples, width), terms = masks.shape, len(support)
+    out = torch.empty(terms, dtype=torch.float64)
+    where = masks.data_ptr(), support.data_ptr(), values.data_ptr()
+    _cpu.parity_adjoint(*where, samples, terms, width, out.data_ptr(), *_how(isa))
+    return out
+
+
+def parity_gram_cpu(columns: Tensor, samples: int, *, isa: str | None = None) -> Tensor:
+    columns = columns.contiguous()
+    terms = len(columns)
+    out = torch.empty(terms, terms, dtype=torch.float64)
+    _cpu.parity_gram(columns.data_ptr(), terms, samples, out.data_ptr(), *_how(isa))
+    return out

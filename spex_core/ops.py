@@ -1,0 +1,211 @@
+"""The public kernels: check the arguments, pick a backend, call it. Same names in every backend.
+
+All of them take `backend="auto|reference|cpu|triton|cuda"` (backend.py), leave their inputs unchanged
+and return new tensors. Packed masks and supports are int64, laid out as masks.py says.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .backend import Backend, pick
+from .errors import check, check_int
+
+MAX_LOG_WIDTH = 24
+
+
+def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
+    """Walsh-Hadamard transform of the last axis, unnormalised: y[k] = sum_j (-1)**<k, j> x[j].
+
+    Args:     x: (..., B) floating point, any device; B = 2**b a power of two, b from 0 to 24.
+    Returns:  (..., B), same dtype and device. float16 and bfloat16 are summed in float32.
+    Raises:   TypeError, ValueError if x is not as above; BackendUnavailable.
+    Accuracy: exact while every partial sum is an integer below 2**24 (float32) or 2**53 (float64);
+              else relative l2 error <= 0.25 eps b for b >= 4.
+    Cost:     B b additions a row; one read and one write of x while a row fits in cache.
+    Example:  fwht(torch.tensor([1., 0., 0., 0.]))  # tensor([1., 1., 1., 1.])
+    """
+    if not (isinstance(x, Tensor) and x.is_floating_point()):
+        raise TypeError(f"fwht: x must be a floating-point tensor, got {_kind(x)}")
+    width = x.shape[-1] if x.ndim else 0
+    check(
+        width >= 1 and width & (width - 1) == 0 and width <= 1 << MAX_LOG_WIDTH,
+        "fwht: x must have a last axis of 2**b values, b from 0 to 24, got shape {}",
+        tuple(x.shape),
+    )
+    match pick("fwht", backend, x.device):
+        case "cpu":
+            from . import native
+
+            return native.fwht_cpu(x)
+        case _:
+            return reference.fwht(x)
+
+
+def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto") -> Tensor:
+    """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of l).
+
+    Args:     columns: packed int64 (b, W), the columns of the n x b matrix M. offsets: packed (P, W).
+    Returns:  packed int64 (P, 2**b, W): the masks M l + d_p.
+    Cost:     one XOR and one write a word; no dense intermediate.
+    Source:   Kang et al. 2025 (SPEX), the aliased subsampling pattern.
+    """
+    _check_packed("affine_masks", columns=columns, offsets=offsets)
+    check(
+        len(columns) <= MAX_LOG_WIDTH,
+        "affine_masks: columns must be at most 24 rows, got {}",
+        len(columns),
+    )
+    match pick("affine_masks", backend, columns.device):
+        case "cpu":
+            from . import native
+
+            return native.affine_masks_cpu(columns, offsets)
+        case _:
+            return reference.affine_masks(columns, offsets)
+
+
+def uniform_masks(
+    rows: int,
+    n: int,
+    *,
+    seed: int,
+    stream: int = 0,
+    start: int = 0,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Rows [start, start + rows) of the endless table of uniform masks that (seed, stream) names.
+
+    Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent tables
+              of one seed; start >= 0: any range is made without the rows before it.
+    Returns:  packed int64 (rows, W). Same bits on every backend and machine.
+    Source:   Philox4x32-10, Salmon et al. 2011; counter (word pair, row low, row high, stream).
+    """
+    rows = check_int("uniform_masks: rows", rows, 0)
+    n = check_int("uniform_masks: n", n, 1)
+    seed = check_int("uniform_masks: seed", seed, 0, 2**64 - 1)
+    stream = check_int("uniform_masks: stream", stream, 0, 2**32 - 1)
+    start = check_int("uniform_masks: start", start, 0, 2**62)
+    match pick("uniform_masks", backend, torch.device("cpu")):
+        case "cpu":
+            from . import native
+
+            return native.uniform_masks_cpu(rows, n, seed=seed, stream=stream, start=start)
+        case _:
+            return reference.uniform_masks(rows, n, seed=seed, stream=stream, start=start)
+
+
+def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") -> Tensor:
+    """Bit matrix product over GF(2): bit i of out[s] is <masks[i], support[s]> mod 2.
+
+    Args:     masks: packed int64 (T, W). support: packed (S, W).
+    Returns:  packed int64 (S, ceil(T / 64)), packed along the samples; spare bits are zero.
+    Cost:     T S n bit products.
+    """
+    _check_packed("parity_bits", masks=masks, support=support)
+    match pick("parity_bits", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            return native.parity_bits_cpu(masks, support)
+        case _:
+            return reference.parity_bits(masks, support)
+
+
+def parity_predict(
+    masks: Tensor, support: Tensor, coefs: Tensor, *, backend: Backend = "auto"
+) -> Tensor:
+    """A sparse Fourier series at packed masks: y[t] = sum_s coefs[s] (-1)**<masks[t], support[s]>.
+
+    Args:     masks: packed int64 (T, W). support: packed (S, W). coefs: (S,), taken as float64.
+    Returns:  float64 (T,). No (T, S) matrix is built.
+    Accuracy: float64 sums in the order of s.
+    """
+    _check_packed("parity_predict", masks=masks, support=support)
+    _check_vector("parity_predict", "coefs", coefs, len(support))
+    match pick("parity_predict", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            return native.parity_predict_cpu(masks, support, coefs.double())
+        case _:
+            return reference.parity_predict(masks, support, coefs.double())
+
+
+def parity_adjoint(
+    masks: Tensor, support: Tensor, values: Tensor, *, backend: Backend = "auto"
+) -> Tensor:
+    """The transpose of parity_predict: g[s] = sum_t values[t] (-1)**<masks[t], support[s]>.
+
+    Args:     masks: packed int64 (T, W). support: packed (S, W). values: (T,), taken as float64.
+    Returns:  float64 (S,). No (T, S) matrix is built.
+    """
+    _check_packed("parity_adjoint", masks=masks, support=support)
+    _check_vector("parity_adjoint", "values", values, len(masks))
+    match pick("parity_adjoint", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            return native.parity_adjoint_cpu(masks, support, values.double())
+        case _:
+            return reference.parity_adjoint(masks, support, values.double())
+
+
+def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> Tensor:
+    """Inner products of +-1 columns packed along samples: G[s, u] = T - 2 popcount(z_s XOR z_u).
+
+    Args:     columns: packed int64 (S, ceil(T / 64)) with zero spare bits, as parity_bits makes them.
+              samples: T.
+    Returns:  float64 (S, S), exact integers.
+    Cost:     S**2 T / 128 word operations.
+    """
+    samples = check_int("parity_gram: samples", samples, 0)
+    _check_packed("parity_gram", columns=columns)
+    check(
+        columns.shape[1] == -(-samples // 64),
+        "parity_gram: columns must have ceil(samples / 64) = {} words, got {}",
+        -(-samples // 64),
+        columns.shape[1],
+    )
+    match pick("parity_gram", backend, columns.device):
+        case "cpu":
+            from . import native
+
+            return native.parity_gram_cpu(columns, samples)
+        case _:
+            return reference.parity_gram(columns, samples)
+
+
+def _check_packed(op: str, **tensors: Tensor) -> None:
+    """Each is int64 with two axes; all have the same words and device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if not (isinstance(x, Tensor) and x.dtype == torch.int64):
+            raise TypeError(f"{op}: {name} must be a packed int64 tensor, got {_kind(x)}")
+        check(x.ndim == 2, "{}: {} must have two axes, got shape {}", op, name, tuple(x.shape))
+        check(
+            x.shape[1] == first.shape[1],
+            "{}: {} must have as many words as {}, {}, got {}",
+            *(op, name, first_name, first.shape[1], x.shape[1]),
+        )
+        check(
+            x.device == first.device,
+            "{}: {} must be on the device of {}, {}, got {}",
+            *(op, name, first_name, first.device, x.device),
+        )
+
+
+def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:
+    if not (isinstance(x, Tensor) and x.is_floating_point()):
+        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {_kind(x)}")
+    check(
+        tuple(x.shape) == (length,),
+        "{}: {} must have shape ({},), got {}",
+        *(op, name, length, tuple(x.shape)),
+    )
+
+
+def _kind(x: object) -> str:
+    return f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__

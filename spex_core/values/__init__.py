@@ -1,0 +1,1 @@
+"""Value functions that ship: what a mask means for one kind of input."""
