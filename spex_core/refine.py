@@ -54,7 +54,7 @@ def refit(
     right = samples.adjoint(*samples.split(values))
     slope = right - samples.normal(x)
     step, size = slope.clone(), slope @ slope
-    goal = 1e-28 * float(right @ right)
+    goal = 1e-24 * float(right @ right)
     for _ in range(200):
         if float(size) <= goal:
             break
