@@ -24,6 +24,12 @@ void PeelBins::measure(int64_t bin) {
   energy_[bin] = sum;
 }
 
+double PeelBins::total_energy() const {
+  double sum = 0;
+  for (const double energy : energy_) sum += energy;
+  return sum;
+}
+
 Term PeelBins::place(const int32_t* features, int count) const {
   Term term;
   term.key[0] = count;
@@ -138,13 +144,9 @@ double PeelBins::least_squares(std::vector<Term>& terms) {
   residual();
   for (size_t s = 0; s < count; ++s) terms[s].coef = x[s];
 
-  double energy = 0;
-  for (int64_t bin = 0; bin < this->size(); ++bin) {
-    measure(bin);
-    energy += energy_[bin];
-  }
+  for (int64_t bin = 0; bin < this->size(); ++bin) measure(bin);
   const double spare = std::max(1.0, double(target_.size()) - double(count));
-  return std::sqrt(energy / spare / meets) + q_.floor / std::sqrt(meets);
+  return std::sqrt(total_energy() / spare / meets) + q_.floor / std::sqrt(meets);
 }
 
 }  // namespace spex
