@@ -51,7 +51,7 @@ SANITIZERS_address := address,undefined
 SANITIZERS_thread := thread
 
 .venv/bin/pip: constraints.txt
-	$(PYTHON) -m venv $(@D)/..
+	$(PYTHON) -m venv .venv
 	$(PIP) pip
 	@touch $@
 

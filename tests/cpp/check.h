@@ -1,8 +1,9 @@
 // What the C++ tests share: CHECK, exact-size buffers, and the ways a kernel can run.
 //
-// One file per kernel, `void test_<kernel>()`, declared and called in main.cpp. The program is built
-// under the sanitizers by `make sanitize`; buffers are std::vector of exactly the documented size, so
-// that a read or a write past one is caught, and outputs start as garbage, so that a gap is seen.
+// One file per kernel, with `void test_<kernel>()`, declared and called in main.cpp. The program
+// is built under the sanitizers by `make sanitize`. Buffers are std::vector of exactly the
+// documented size, so that an access past one is caught, and outputs start as garbage, so that a
+// gap is seen.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@
 
 namespace spex_test {
 
-// Calls body(isa, threads) for every instruction set of this machine and several numbers of threads.
+// Calls body(isa, threads) for every instruction set of this machine and some numbers of threads.
 template <typename Body>
 void for_each_way(const Body& body) {
   for (int isa = 0; isa <= static_cast<int>(spex::best_isa()); ++isa)
