@@ -7,6 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 DEMO_OPTIONS ?=
 
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help demo test coverage bench lint format sanitize clean
 
 help: ## list the targets
@@ -36,7 +37,10 @@ format: .venv/lint ## repair formatting and what ruff can fix
 
 sanitize: build/address/spex_cpp_tests build/thread/spex_cpp_tests ## run the C++ tests under the address, undefined-behaviour and thread sanitizers
 	build/address/spex_cpp_tests
-	build/thread/spex_cpp_tests
+	$(FIXED_ADDRESSES) build/thread/spex_cpp_tests
+
+# Where the kernel scatters addresses widely, the thread sanitizer of older compilers refuses to start.
+FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 clean: ## remove the environments and everything built
 	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .ruff_cache

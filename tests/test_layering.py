@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # another, and so may the kernels of `triton_kernels`.
 ORDER = [
     *("errors", "backend", "codes", "reference", "native", "triton_kernels", "ops"),
-    *("masks", "plan", "evaluate", "alias", "peel", "refine", "transform", "indices"),
-    *("explanation", "spex", "values", "cli"),
+    *("masks", "plan", "evaluate", "alias", "peel", "refine", "transform"),
+    *("weights", "indices", "explanation", "spex", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show
