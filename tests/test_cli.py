@@ -213,9 +213,9 @@ def test_bad_text_files(run, fake, tmp_path, content):
 
 
 def test_a_dash_reads_standard_input(run, fake, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("One needle. Two lumps."))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("One needle. Two lumps. No cut."))
     code, _, _ = run("--quiet", text="-", unit="sentences")
-    assert (code, fake.options["features"]) == (0, ["One needle.", "Two lumps."])
+    assert (code, fake.options["features"]) == (0, ["One needle.", "Two lumps.", "No cut."])
 
 
 def test_a_long_text_is_cut_on_request(run, fake, tmp_path):
