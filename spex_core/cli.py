@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         explain(args)
-    except KeyboardInterrupt:
-        print("spex: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("spex: interrupted", *str(error).split(), file=sys.stderr)
         return 130
     except (SpexError, ValueError, OSError) as error:
         print("spex: error:", " ".join(str(error).split()), file=sys.stderr)
@@ -192,7 +192,7 @@ def _top_lines(
     top = [(key, value) for key, value in values.items() if key][: args.top]
     lines = [f"\n{args.index}, the {len(top)} largest; baseline {values.get((), 0.0):+.4f}"]
     for key, value in top:
-        words = " + ".join(textwrap.shorten(names[j], 60, placeholder=" ...") for j in key)
+        words = " × ".join(textwrap.shorten(names[j], 60, placeholder=" ...") for j in key)
         lines.append(f"  {value:+.4f}  {words}  [{', '.join(map(str, key))}]")
     return "\n".join(lines)
 

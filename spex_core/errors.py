@@ -42,10 +42,6 @@ class FormatError(SpexError, ValueError):
     """A result file that is damaged, not ours, or written by a newer version."""
 
 
-class MissingExtra(SpexError, ImportError):
-    """A package of an optional extra is not installed; the message says what to install."""
-
-
 def check(condition: bool, message: str, *got: object) -> None:
     """Raise ValueError(message.format(*got)) unless condition holds."""
     if not condition:
