@@ -35,7 +35,7 @@ def uniform_masks(rows: int, n: int, *, seed: int, stream: int, start: int) -> T
     counter = [c + 0 * (row + block) for c in (block, row & low32, row >> 32, torch.tensor(stream))]
     out = philox(counter, seed & low32, seed >> 32)  # four of (rows, blocks)
     pairs = torch.stack([out[0] | out[1] << 32, out[2] | out[3] << 32], dim=-1)
-    masks = pairs.reshape(rows, -1)[:, :width].clone()  # (rows, W)
+    masks = pairs.flatten(1)[:, :width].clone()  # (rows, W)
     if n % 64:
         masks[:, -1] &= (1 << (n % 64)) - 1
     return masks
