@@ -1,6 +1,6 @@
 """The decoder in plain Python: the specification of ops.bch_decode and ops.peel, for small sizes.
 
-Textbook algorithms on one row, or one set k, at a time; csrc/bch.h and csrc/peel.h do the same fast.
+Textbook algorithms on one row or set at a time; csrc/bch.h and csrc/peel.h do the same fast.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .codes import BchCode
 from .masks import unpack
 
 Bin = tuple[int, int]  # group, index
-# A set and why it may be a term, likeliest first when sorted: -(log likelihood ratio by all groups),
-# |k|, k, the groups of the bins that it was decoded from, what the ratio by the others must reach.
+# A set that may be a term, likeliest first when sorted: -(log likelihood ratio by all groups), |k|,
+# k, the groups of the bins it was decoded from, what the ratio by the other groups must reach.
 Candidate = tuple[float, int, tuple[int, ...], tuple[int, ...], float]
 
 
@@ -38,8 +38,8 @@ def bch_decode(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor, Ten
 
 
 def chase_decode(readings: np.ndarray, code: BchCode, flips: int) -> Iterator[tuple[int, ...]]:
-    """Every set that a flip pattern of the `flips` least reliable parities decodes to, in Gray order,
-    each pattern with the sign of reading 0 as measured, then reversed."""
+    """Every set that a flip pattern of the `flips` least reliable parities decodes to, in Gray
+    order, each pattern with the sign of reading 0 as measured, then reversed."""
     negative = readings[: code.delays] < 0
     parities = negative[1:] != negative[0]
     weakest = np.argsort(np.abs(readings[1 : code.delays]), kind="stable")[:flips]
@@ -174,7 +174,7 @@ class Peeler:
         return sorted(best)
 
     def decode(self, job: tuple[Bin, ...], flips: int) -> Candidate | None:
-        """The likeliest set that the sum of the job's bins decodes to and that falls in them all."""
+        """The likeliest set that the sum of the job's bins decodes to and that falls in all."""
         readings = sum(self.residual[at] for at in job)
         groups = tuple(g for g, _ in job)
         best = None
@@ -229,7 +229,7 @@ class Peeler:
         return any_taken
 
     def refit(self) -> bool:
-        """Least squares, dropping terms within 4.5 standard errors of 0. False if nothing is new."""
+        """Least squares, without terms within 4.5 standard errors of 0. False if nothing is new."""
         if self.fitted:
             return False
         self.fitted = True
@@ -243,7 +243,7 @@ class Peeler:
         return True
 
     def least_squares(self) -> float:
-        """Fits all terms to all bins by the normal equations; the standard error of a coefficient."""
+        """Fits all terms to all bins by the normal equations; a coefficient's standard error."""
         group, meets = np.arange(self.groups)[:, None], self.groups * self.shifts
         bins = np.zeros((self.groups, len(self.terms)), np.int64)  # (C, S)
         signs = np.zeros((len(self.terms), self.shifts))  # (S, P)
