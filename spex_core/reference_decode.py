@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .codes import BchCode
-from .masks import unpack
 
 Bin = tuple[int, int]  # group, index
 # A set that may be a term, likeliest first when sorted: -(log likelihood ratio by all groups), |k|,
@@ -24,7 +23,7 @@ Candidate = tuple[float, int, tuple[int, ...], tuple[int, ...], float]
 def bch_decode(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor, Tensor]:
     features = torch.full((len(readings), code.t), -1, dtype=torch.int32)
     counts = torch.full((len(readings),), -1, dtype=torch.int32)
-    signs = 1.0 - 2.0 * unpack(code.columns, code.delays)  # (n, 1 + r)
+    signs = delay_signs(code.columns, code.delays)
     for row, reading in enumerate(readings.numpy()):
         best = -1.0
         for found in chase_decode(reading, code, chase):
@@ -87,6 +86,11 @@ def bch_locate(parities: np.ndarray, code: BchCode) -> tuple[int, ...] | None:
     return tuple((roots[roots >= code.parities] - code.parities).tolist())
 
 
+def delay_signs(columns: Tensor, shifts: int) -> np.ndarray:  # (n, words) -> (n, P)
+    bits = columns[:, :, None] >> torch.arange(64) & 1
+    return 1.0 - 2.0 * bits.flatten(1)[:, :shifts].double().numpy()
+
+
 def xor(numbers: np.ndarray | list[int]) -> int:
     return int(np.bitwise_xor.reduce(np.asarray(numbers, np.int64), initial=0))
 
@@ -128,7 +132,7 @@ class Peeler:
         self.code, self.floor, self.hashes = code, floor, hashes.numpy()
         self.target = bins.permute(0, 2, 1).contiguous().numpy()  # (C, B, P)
         self.groups, self.width, self.shifts = self.target.shape
-        self.signs = 1.0 - 2.0 * unpack(delay_columns, self.shifts)  # (n, P)
+        self.signs = delay_signs(delay_columns, self.shifts)  # (n, P)
         self.residual = self.target.copy()
         self.stale = np.ones((self.groups, self.width), np.bool_)  # changed since last decoded
         self.terms: dict[tuple[int, ...], float] = {}
