@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, reference_decode
 from .backend import Backend, pick
 from .codes import BchCode
 from .errors import check, check_int
@@ -209,7 +209,7 @@ def bch_decode(
 
             return native.bch_decode_cpu(readings.double(), code, chase)
         case _:
-            return reference.bch_decode(readings.double(), code, chase)
+            return reference_decode.bch_decode(readings.double(), code, chase)
 
 
 def peel(
@@ -258,7 +258,7 @@ def peel(
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, floor, chase)
         case _:
-            return reference.peel(bins.double(), code, delay_columns, hashes, floor, chase)
+            return reference_decode.peel(bins.double(), code, delay_columns, hashes, floor, chase)
 
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:
