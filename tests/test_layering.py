@@ -12,7 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # The order in which the data meets the modules. `values` is a package; its files may import one
 # another, and so may the kernels of `triton_kernels`.
 ORDER = [
-    *("errors", "backend", "codes", "reference", "native", "triton_kernels", "ops"),
+    *(
+        "errors",
+        "backend",
+        "codes",
+        "reference",
+        "reference_decode",
+        "native",
+        "triton_kernels",
+        "ops",
+    ),
     *("masks", "plan", "evaluate", "alias", "peel", "refine", "transform"),
     *("weights", "indices", "explanation", "spex", "values", "cli"),
 ]
