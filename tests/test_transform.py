@@ -266,6 +266,7 @@ ONE = torch.ones(1, dtype=torch.float64)
         (3, torch.tensor([1]), ONE, ValueError, "support must have shape (S, 1) for n=3, got (1,)"),
         (3, torch.tensor([[8]]), ONE, ValueError, "support must have no bits past n=3"),
         (63, torch.tensor([[-1]]), ONE, ValueError, "support must have no bits past n=63"),
+        (65, torch.tensor([[0, 2]]), ONE, ValueError, "support must have no bits past n=65"),
         (
             3,
             torch.tensor([[5], [5]]),
