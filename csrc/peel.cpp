@@ -18,8 +18,8 @@ constexpr double kAcceptNearby = 2.0;  // beyond the logarithm of the number of 
 
 constexpr double kSignificant = 4.5;  // standard errors a fitted coefficient must be from zero
 constexpr size_t kMaxPool = 1024;     // features whose pairs are tried
-constexpr double kSettled = 0.02;     // a bin whose energy a refit moved by less is not decoded again
-constexpr int kMaxDrops = 2;           // times a set may be found and dropped before it is left alone
+constexpr double kSettled = 0.02;  // a bin whose energy a refit moved by less is not decoded again
+constexpr int kMaxDrops = 2;       // times a set may be found and dropped before it is left alone
 constexpr int kMaxRounds = 200;
 constexpr uint32_t kAllGroups = ~uint32_t{0};
 
@@ -128,7 +128,8 @@ class Peeler {
   // For each live bin and each other group, the bin there whose readings correlate best with its own, if
   // they do and one of the two is stale: they are likely to share a term, and their sum shows it 3 dB clearer.
   std::vector<Job> correlated(const std::vector<int64_t>& live) const {
-    const double least = std::sqrt(2 * std::log(double(int64_t{1} << q_.b)));  // the most B noises reach
+    const double least =
+        std::sqrt(2 * std::log(double(int64_t{1} << q_.b)));  // the most B noises reach
     const std::vector<double> ones(q_.shifts, 1.0);
     std::vector<Job> best(live.size() * q_.groups, Job{-1, -1});
     parallel_for(live.size(), threads_, [&](int64_t a) {
@@ -214,7 +215,8 @@ class Peeler {
           weight += 1 / energy;
         }
         Candidate candidate;
-        candidate.ratio = sum * sum / weight / 2;  // half the square of a standard normal, were there no term
+        candidate.ratio =
+            sum * sum / weight / 2;  // half the square of a standard normal, were there no term
         candidate.bound = bound;
         if (candidate.ratio < bound || !toggle(base.key, pool[i], candidate.key)) continue;
         candidate.found = true;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-
 namespace spex {
 
 PeelBins::PeelBins(const PeelProblem& problem)
@@ -80,7 +79,8 @@ void PeelBins::subtract(const Term& term) {
   for (int g = 0; g < q_.groups; ++g) {
     const int64_t bin = bin_of(term, g);
     double* r = residual_.data() + bin * q_.shifts;
-    for (int p = 0; p < q_.shifts; ++p) r[p] -= bit_at(term.bits.data(), p) ? -term.coef : term.coef;
+    for (int p = 0; p < q_.shifts; ++p)
+      r[p] -= bit_at(term.bits.data(), p) ? -term.coef : term.coef;
     measure(bin);
   }
 }
@@ -117,7 +117,8 @@ double PeelBins::least_squares(std::vector<Term>& terms) {
     return sum;
   };
 
-  const double meets = double(q_.groups) * shifts;  // readings a term is in: the normal matrix's diagonal
+  const double meets =
+      double(q_.groups) * shifts;  // readings a term is in: the normal matrix's diagonal
   Vector x(count), step(count), slope(count), image(target_.size()), turned(count);
   for (size_t s = 0; s < count; ++s) x[s] = terms[s].coef;
   const auto residual = [&] {

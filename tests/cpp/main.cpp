@@ -1,5 +1,6 @@
 #include <cstdio>
 
+void test_decode();
 void test_fwht();
 void test_masks();
 void test_parity();
@@ -10,5 +11,6 @@ int main() {
   test_fwht();
   test_masks();
   test_parity();
+  test_decode();
   std::puts("C++ tests passed");
 }
