@@ -8,11 +8,6 @@
 
 namespace spex {
 
-#if defined(__x86_64__)
-extern const FwhtKernel<float> fwht_avx2_f32, fwht_avx512_f32;
-extern const FwhtKernel<double> fwht_avx2_f64, fwht_avx512_f64;
-#endif
-
 namespace {
 
 constexpr int64_t kThreadValues = int64_t{1} << 18;  // less work than this is not worth a thread
@@ -54,6 +49,7 @@ void share_row(const FwhtKernel<T>& kernel, const T* in, T* out, int b, int thre
 template <typename T>
 void transform(const FwhtKernel<T>& kernel, const T* in, T* out, int64_t rows, int b,
                int threads) {
+  if (rows == 0) return;
   threads = static_cast<int>(std::min<int64_t>(threads, (rows << b) / kThreadValues));
   if (threads <= 1) {
     kernel.rows[b](in, out, rows);
@@ -64,24 +60,23 @@ void transform(const FwhtKernel<T>& kernel, const T* in, T* out, int64_t rows, i
   }
 }
 
+const FwhtKernels& kernels([[maybe_unused]] Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::avx512) return fwht_avx512;
+  if (isa >= Isa::avx2) return fwht_avx2;
+#endif
+  static constexpr FwhtKernels portable = fwht_kernels<16>();
+  return portable;
+}
+
 }  // namespace
 
 void fwht_cpu(const float* in, float* out, int64_t rows, int log_n, Isa isa, int threads) {
-  static constexpr FwhtKernel<float> portable = Fwht<float, 16>::kernel();
-  const FwhtKernel<float>* kernel = &portable;
-#if defined(__x86_64__)
-  if (isa >= Isa::avx2) kernel = isa >= Isa::avx512 ? &fwht_avx512_f32 : &fwht_avx2_f32;
-#endif
-  transform(*kernel, in, out, rows, log_n, threads);
+  transform(kernels(isa).f32, in, out, rows, log_n, threads);
 }
 
 void fwht_cpu(const double* in, double* out, int64_t rows, int log_n, Isa isa, int threads) {
-  static constexpr FwhtKernel<double> portable = Fwht<double, 16>::kernel();
-  const FwhtKernel<double>* kernel = &portable;
-#if defined(__x86_64__)
-  if (isa >= Isa::avx2) kernel = isa >= Isa::avx512 ? &fwht_avx512_f64 : &fwht_avx2_f64;
-#endif
-  transform(*kernel, in, out, rows, log_n, threads);
+  transform(kernels(isa).f64, in, out, rows, log_n, threads);
 }
 
 }  // namespace spex

@@ -4,8 +4,7 @@
 
 namespace spex {
 
-extern const FwhtKernel<float> fwht_avx2_f32 = Fwht<float, 32>::kernel();
-extern const FwhtKernel<double> fwht_avx2_f64 = Fwht<double, 32>::kernel();
+const FwhtKernels fwht_avx2 = fwht_kernels<32>();
 
 }  // namespace spex
 

@@ -4,8 +4,7 @@
 
 namespace spex {
 
-extern const FwhtKernel<float> fwht_avx512_f32 = Fwht<float, 64>::kernel();
-extern const FwhtKernel<double> fwht_avx512_f64 = Fwht<double, 64>::kernel();
+const FwhtKernels fwht_avx512 = fwht_kernels<64>();
 
 }  // namespace spex
 

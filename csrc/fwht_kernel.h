@@ -32,6 +32,13 @@ struct FwhtKernel {
   void (*last_stages[kFwhtMaxLog + 1])(T* row, int64_t begin, int64_t end);
 };
 
+// Both dtypes of one instruction set; the AVX ones are made by the files of their names.
+struct FwhtKernels {
+  FwhtKernel<float> f32;
+  FwhtKernel<double> f64;
+};
+extern const FwhtKernels fwht_avx2, fwht_avx512;
+
 namespace {
 
 template <typename T, int kBytes>
@@ -155,10 +162,14 @@ struct Fwht {
   static constexpr FwhtKernel<T> kernel(std::integer_sequence<int, b...>) {
     return {{rows<b>...}, {last_stages<b>()...}};
   }
-  static constexpr FwhtKernel<T> kernel() {
-    return kernel(std::make_integer_sequence<int, kFwhtMaxLog + 1>{});
-  }
 };
+
+// The kernels with vectors of kBytes, for a constant that needs no code at start-up.
+template <int kBytes>
+constexpr FwhtKernels fwht_kernels() {
+  constexpr auto logs = std::make_integer_sequence<int, kFwhtMaxLog + 1>{};
+  return {Fwht<float, kBytes>::kernel(logs), Fwht<double, kBytes>::kernel(logs)};
+}
 
 }  // namespace
 }  // namespace spex
