@@ -4,10 +4,12 @@
 
 #include <cstdint>
 
+#include "bch.h"
 #include "fwht.h"
 #include "isa.h"
 #include "masks.h"
 #include "parity.h"
+#include "peel.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -17,6 +19,19 @@ namespace {
 template <typename T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+spex::BchCode code_at(int m, int t, int parities, int64_t n, Address exp, Address log,
+                      Address syndromes, Address columns, int words) {
+  return {m,
+          t,
+          parities,
+          n,
+          at<const int32_t>(exp),
+          at<const int32_t>(log),
+          at<const int32_t>(syndromes),
+          at<const uint64_t>(columns),
+          words};
 }
 
 }  // namespace
@@ -88,6 +103,26 @@ PYBIND11_MODULE(_cpu, m) {
       "parity_gram",
       [](Address columns, int64_t terms, int64_t samples, Address out, int isa, int threads) {
         spex::parity_gram_cpu(at<const uint64_t>(columns), terms, samples, at<double>(out),
+                              spex::resolve_isa(isa), threads);
+      },
+      release());
+
+  py::class_<spex::BchCode>(m, "BchCode").def(py::init(&code_at));
+  m.def(
+      "bch_decode",
+      [](const spex::BchCode& code, Address readings, int64_t rows, int chase, Address features,
+         Address counts, int threads) {
+        spex::bch_decode_cpu(code, at<const double>(readings), rows, chase, at<int32_t>(features),
+                             at<int32_t>(counts), threads);
+      },
+      release());
+  m.def(
+      "peel",
+      [](const spex::BchCode& code, int groups, int shifts, int b, Address hash, Address bins,
+         double floor, int chase, Address features, Address coefs, int isa, int threads) {
+        const spex::PeelProblem problem{
+            code, groups, shifts, b, at<const int32_t>(hash), at<const double>(bins), floor};
+        return spex::peel_cpu(problem, chase, at<int32_t>(features), at<double>(coefs),
                               spex::resolve_isa(isa), threads);
       },
       release());

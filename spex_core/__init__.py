@@ -1,1 +1,32 @@
 """SPEX: the interactions that drive a model, found by ablation and sparse Walsh-Fourier transforms."""
+
+from .errors import (
+    BackendUnavailable,
+    EvaluationError,
+    EvaluationInterrupted,
+    FormatError,
+    MissingExtra,
+    SpexError,
+)
+from .explanation import Explanation, Report, load
+from .indices import interactions
+from .plan import SamplingPlan, plan_spex
+from .spex import spex
+from .transform import SparseTransform
+
+__all__ = [
+    "BackendUnavailable",
+    "EvaluationError",
+    "EvaluationInterrupted",
+    "Explanation",
+    "FormatError",
+    "MissingExtra",
+    "Report",
+    "SamplingPlan",
+    "SparseTransform",
+    "SpexError",
+    "interactions",
+    "load",
+    "plan_spex",
+    "spex",
+]

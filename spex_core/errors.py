@@ -14,19 +14,28 @@ class BackendUnavailable(SpexError, RuntimeError):
 
 
 class EvaluationError(SpexError, RuntimeError):
-    """The value function raised or returned something that is not one finite number per mask.
+    """The value function raised, or returned something that is not one finite number per mask.
 
     Attributes:
-        masks: bool (done, n), the masks whose values were paid for before the failure, in order.
-        values: float (done,), those values. `spex.spex(..., known=(masks, values))` goes on from them.
-        done: how many evaluations are done.
-        total: how many the plan asks for.
+        masks: bool (done, n), the masks whose values were paid for before the failure.
+        values: float64 (done,), those values.
+        known: (masks, values), to pass as `known=` to the call that is to go on.
+        done: how many evaluations this run made. total: how many it meant to make.
     """
 
-    def __init__(self, message, *, masks, values, total):
+    def __init__(self, message, *, masks, values, done, total):
         super().__init__(message)
         self.masks, self.values = masks, values
-        self.done, self.total = len(values), total
+        self.known = masks, values
+        self.done, self.total = done, total
+
+
+class EvaluationInterrupted(EvaluationError, KeyboardInterrupt):
+    """Ctrl-C while the value function ran; holds what was paid for, as EvaluationError does."""
+
+
+class MissingExtra(SpexError, ImportError):
+    """An optional library is not installed; the message names the extra that brings it."""
 
 
 class FormatError(SpexError, ValueError):

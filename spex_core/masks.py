@@ -50,6 +50,16 @@ def pack_sets(sets: list[tuple[int, ...]] | list[list[int]], n: int) -> Tensor:
     return torch.from_numpy(out.view(np.int64))
 
 
+def pack_rows(features: Tensor, n: int) -> Tensor:
+    """Feature sets as rows of int32 (S, t), -1 beyond the last -> packed int64 (S, W)."""
+    table = features.numpy()
+    out = np.zeros((len(table), words(n)), np.uint64)
+    rows, at = np.nonzero(table >= 0)
+    feature = table[rows, at].astype(np.uint64)
+    np.bitwise_or.at(out, (rows, feature >> np.uint64(6)), np.uint64(1) << (feature & np.uint64(63)))
+    return torch.from_numpy(out.view(np.int64))
+
+
 def unpack_sets(packed: Tensor) -> list[tuple[int, ...]]:
     """Packed int64 (S, W) -> the feature sets as sorted tuples."""
     rows, features = members(packed)

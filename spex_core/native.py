@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _cpu
+from .codes import BchCode
 
 ISAS = {"portable": 0, "avx2": 1, "avx512": 2, "gfni": 3}
 
@@ -92,3 +93,44 @@ def parity_gram_cpu(columns: Tensor, samples: int, *, isa: str | None = None) ->
     out = torch.empty(terms, terms, dtype=torch.float64)
     _cpu.parity_gram(columns.data_ptr(), terms, samples, out.data_ptr(), *_how(isa))
     return out
+
+
+def _code(code: BchCode, columns: Tensor) -> _cpu.BchCode:
+    """The compiled view of `code`, with `columns` for its delays; both must outlive it."""
+    tables = (code.exp, code.log, code.syndromes, columns)
+    addresses = (table.data_ptr() for table in tables)
+    return _cpu.BchCode(code.m, code.t, code.parities, code.n, *addresses, columns.shape[1])
+
+
+def bch_decode_cpu(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor, Tensor]:
+    readings = readings.contiguous()
+    rows = len(readings)
+    features = torch.empty(rows, code.t, dtype=torch.int32)
+    counts = torch.empty(rows, dtype=torch.int32)
+    view = _code(code, code.columns)
+    where = features.data_ptr(), counts.data_ptr()
+    _cpu.bch_decode(view, readings.data_ptr(), rows, chase, *where, torch.get_num_threads())
+    return features, counts
+
+
+def peel_cpu(
+    bins: Tensor,
+    code: BchCode,
+    columns: Tensor,
+    hashes: Tensor,
+    floor: float,
+    chase: int,
+    *,
+    isa: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    bins, columns, hashes = bins.contiguous(), columns.contiguous(), hashes.contiguous()
+    groups, shifts, width = bins.shape
+    most = groups * width * max(1, shifts // 4)  # capacity() of csrc/peel.h
+    features = torch.empty(most, code.t, dtype=torch.int32)
+    coefs = torch.empty(most, dtype=torch.float64)
+    count = _cpu.peel(
+        *(_code(code, columns), groups, shifts, width.bit_length() - 1),
+        *(hashes.data_ptr(), bins.data_ptr(), floor, chase),
+        *(features.data_ptr(), coefs.data_ptr(), *_how(isa)),
+    )
+    return features[:count].clone(), coefs[:count].clone()

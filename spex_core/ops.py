@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, reference_decode
 from .backend import Backend, pick
+from .codes import BchCode
 from .errors import check, check_int
 
 MAX_LOG_WIDTH = 24
@@ -176,6 +177,95 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             return native.parity_gram_cpu(columns, samples)
         case _:
             return reference.parity_gram(columns, samples)
+
+
+def bch_decode(
+    readings: Tensor, code: BchCode, *, chase: int = 0, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The feature set whose signs at the delays of a BCH code are closest to noisy readings.
+
+    A reading is F (-1)**<d_p, k> plus noise; k is named by the signs of readings 1 .. r against reading 0, tried
+    for both signs of reading 0, each by bounded-distance decoding: |k| plus the wrong signs at most t.
+
+    Args:    readings: (rows, 1 + r), taken as float64. chase: 0 decodes hard; q > 0 (at most 16) also tries all 2**q
+             flips of the q readings of smallest magnitude (soft; Chase 1972) and takes the set with the largest
+             |sum_p (-1)**<d_p, k> reading_p|, the first tried on a tie.
+    Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or -1 where
+             nothing decodes.
+    Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations.
+    Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
+    """
+    _check_readings("bch_decode", readings, 2)
+    chase = check_int("bch_decode: chase", chase, 0, 16)
+    check(
+        readings.shape[1] == code.delays,
+        "bch_decode: readings must have {} columns, got {}",
+        code.delays,
+        readings.shape[1],
+    )
+    match pick("bch_decode", backend, readings.device):
+        case "cpu":
+            from . import native
+
+            return native.bch_decode_cpu(readings.double(), code, chase)
+        case _:
+            return reference_decode.bch_decode(readings.double(), code, chase)
+
+
+def peel(
+    bins: Tensor,
+    code: BchCode,
+    delay_columns: Tensor,
+    hashes: Tensor,
+    *,
+    floor: float,
+    chase: int,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The sparse spectrum that explains aliased bins, by repeated decode-and-subtract.
+
+    Args:    bins: float64 (C, P, B), U[g, p, j] = sum over k with bin j in group g of F[k] (-1)**<d_p, k>,
+             plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r. delay_columns: int64
+             (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes: int32 (C, n), the bin of k is the
+             XOR of its rows. floor: standard deviation of rounding in one bin, > 0. chase: as bch_decode.
+    Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then features; coefs
+             float64 (S,), the least-squares fit to all bins. Terms within 4.5 standard errors of zero are dropped.
+    Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md, "Decoding".
+    """
+    _check_readings("peel", bins, 3)
+    groups, shifts, width = bins.shape
+    check(width & (width - 1) == 0, "peel: bins must have 2**b columns, got {}", width)
+    check(
+        1 <= groups <= 16 and code.delays <= shifts <= 448,
+        "peel: bins must have 1 to 16 groups and {} to 448 delays, got shape {}",
+        *(code.delays, tuple(bins.shape)),
+    )
+    check(
+        tuple(delay_columns.shape) == (code.n, -(-shifts // 64)),
+        "peel: delay_columns must have shape {}, got {}",
+        *((code.n, -(-shifts // 64)), tuple(delay_columns.shape)),
+    )
+    check(
+        tuple(hashes.shape) == (groups, code.n) and hashes.dtype == torch.int32,
+        "peel: hashes must be int32 of shape {}, got {} {}",
+        *((groups, code.n), hashes.dtype, tuple(hashes.shape)),
+    )
+    check(floor > 0, "peel: floor must be positive, got {}", floor)
+    chase = check_int("peel: chase", chase, 0, 16)
+    match pick("peel", backend, bins.device):
+        case "cpu":
+            from . import native
+
+            return native.peel_cpu(bins.double(), code, delay_columns, hashes, floor, chase)
+        case _:
+            return reference_decode.peel(bins.double(), code, delay_columns, hashes, floor, chase)
+
+
+def _check_readings(op: str, x: Tensor, axes: int) -> None:
+    if not (isinstance(x, Tensor) and x.is_floating_point()):
+        raise TypeError(f"{op}: readings must be a floating-point tensor, got {_kind(x)}")
+    check(x.ndim == axes, "{}: readings must have {} axes, got shape {}", op, axes, tuple(x.shape))
+    check(bool(torch.isfinite(x).all()), "{}: readings must be finite", op)
 
 
 def _check_packed(op: str, **tensors: Tensor) -> None:

@@ -1,0 +1,166 @@
+"""Stage 8, Explanation: the spectrum of one run, its interactions by name, and the report of how it was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import indices
+from .errors import FormatError, check
+from .transform import SparseTransform
+
+FORMAT = 1  # of saved files
+
+
+@dataclass(frozen=True)
+class Report:
+    """How an explanation was found, and how far to trust it.
+
+    Attributes:
+        algorithm, decoder, backend, device, seed, n: of the run.
+        degree: the largest order a term could have.
+        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the result.
+        holdout: masks the fit has not seen; 0 where every mask there is was evaluated.
+        r2: R2 of the result on the held-out masks (on all masks where there are none).
+        r2_linear: the same for a linear fit on the same samples.
+        terms: Fourier terms, the constant included.
+        energy_by_order: order -> its share of the variance of the result.
+        plan: how the budget was spent.
+        seconds: stage -> wall seconds.
+        warnings: what the user should know.
+    """
+
+    algorithm: str
+    decoder: str
+    backend: str
+    device: str
+    seed: int
+    n: int
+    degree: int
+    budget: int
+    used: int
+    unique: int
+    holdout: int
+    r2: float
+    r2_linear: float
+    terms: int
+    energy_by_order: dict[int, float]
+    plan: str
+    seconds: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        seen = f"{self.holdout:,} held-out masks" if self.holdout else "every mask there is"
+        energy = ", ".join(f"{order}: {share:.1%}" for order, share in self.energy_by_order.items())
+        times = ", ".join(f"{stage} {took:.2f}" for stage, took in self.seconds.items())
+        lines = [
+            f"algorithm   {self.algorithm}, {self.decoder} decoding, degree {self.degree}, seed "
+            f"{self.seed}; {self.backend} backend on {self.device}",
+            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
+            f"plan        {self.plan}",
+            f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
+            f"{self.r2_linear:.4f}",
+            f"terms       {self.terms:,}; variance by order {energy or 'none'}",
+            f"seconds     {times}",
+        ]
+        return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """What drives a model's output on one input.
+
+    Attributes:
+        transform: the recovered set function, a SparseTransform.
+        features: n names, for printing; keys of every result are indices.
+        report: how it was found.
+    """
+
+    transform: SparseTransform
+    features: tuple[str, ...]
+    report: Report
+
+    def interactions(self, index: str = "FBII", order: int = 2) -> dict[tuple[int, ...], float]:
+        """An interaction index of the transform, largest first, the baseline under (); see indices.py.
+
+        Raises: ValueError for an unknown index, or an order above the degree of the run: no term of that
+                order was looked for.
+        """
+        name = indices.index_name(index)
+        check(
+            not isinstance(order, int) or order <= self.report.degree,
+            "interactions: order must be at most the degree of the run, {}, got {}",
+            *(self.report.degree, order),
+        )
+        return indices.interactions(self.transform, name, order=order)
+
+    def named(self, subset: tuple[int, ...]) -> str:
+        """A set of feature indices as text: 'not × good'."""
+        return " × ".join(self.features[i] for i in subset) or "(baseline)"
+
+    def __repr__(self) -> str:
+        order = min(2, self.report.degree, self.transform.n)
+        found = self.interactions("FBII", order=order)
+        lines = [
+            f"Explanation of {self.transform.n:,} features from {self.report.unique:,} masks: "
+            f"{len(self.transform):,} terms, R2 {self.report.r2:.4f}"
+        ]
+        largest = [(subset, value) for subset, value in found.items() if subset][:10]
+        lines += [f"  {value:+.4g}  {self.named(subset)}" for subset, value in largest]
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one .npz file (arrays and JSON, no pickle), whole or not at all."""
+        path = Path(path)
+        about = {"features": list(self.features), "report": dataclasses.asdict(self.report)}
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                np.savez_compressed(
+                    file,
+                    spex_format=np.int64(FORMAT),
+                    n=np.int64(self.transform.n),
+                    support=self.transform.support.numpy(),
+                    coefs=self.transform.coefs.numpy(),
+                    about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+                )
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, path)
+
+
+def load(path: str | os.PathLike[str]) -> Explanation:
+    """Read what Explanation.save wrote.
+
+    Raises: FileNotFoundError; FormatError if the file is damaged, not ours, or of a newer format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            version = int(file["spex_format"])
+            if version <= FORMAT:
+                return _explanation(file)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise FormatError(f"load: {path} is damaged or not a spex result ({error})") from error
+    raise FormatError(
+        f"load: {path} has format {version}, this version reads up to {FORMAT}: upgrade spex-core"
+    )
+
+
+def _explanation(file: np.lib.npyio.NpzFile) -> Explanation:
+    about = json.loads(file["about"].tobytes())
+    support, coefs = torch.from_numpy(file["support"]), torch.from_numpy(file["coefs"])
+    report = about["report"]
+    report["energy_by_order"] = {int(k): v for k, v in report["energy_by_order"].items()}
+    transform = SparseTransform(int(file["n"]), support, coefs)
+    check(len(about["features"]) == transform.n, "{} names", len(about["features"]))
+    return Explanation(transform, tuple(about["features"]), Report(**report))

@@ -1,0 +1,50 @@
+"""Stage 4, bins -> support: decode and subtract until nothing is left (ops.peel has the loop)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import ops
+from .backend import Backend
+from .plan import SamplingPlan
+
+SOFT_FLIPS = 6  # readings whose flips the soft decoder tries: bench/bench_peel.py
+ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+
+
+def peel(
+    bins: Tensor,
+    plan: SamplingPlan,
+    *,
+    decoder: str = "soft",
+    dtype: torch.dtype = torch.float64,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The terms that explain the bins, least-squares fitted to them.
+
+    Args:    bins: float64 (C, P, B) from alias. decoder: "soft" (Chase, with all P readings) or "hard".
+             dtype: of the values the bins were made of, which sets what counts as rounding.
+    Returns: packed support int64 (S, W) and coefficients float64 (S,).
+    """
+    if plan.code is None:  # the whole table: the bins are the spectrum
+        return _spectrum(bins.flatten(), dtype)
+    scale = max(float(bins.abs().max()), 1e-100)  # whose square is still a number
+    features, coefs = ops.peel(
+        bins,
+        plan.code,
+        plan.delay_columns,
+        plan.hashes,
+        floor=4 * ROUNDING[dtype] * scale,
+        chase=SOFT_FLIPS if decoder == "soft" else 0,
+        backend=backend,
+    )
+    return bits.pack_rows(features, plan.n), coefs
+
+
+def _spectrum(spectrum: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The coefficients of a full table that are more than rounding."""
+    floor = 4 * ROUNDING[dtype] * float(spectrum.abs().max())
+    support = torch.nonzero(spectrum.abs() > floor).flatten()
+    return support[:, None], spectrum[support]

@@ -1,0 +1,266 @@
+"""Stage 1, budget -> SamplingPlan: which masks SPEX asks for, and in which order.
+
+    x = M_g l + d_p   for all l in {0,1}^b, groups g < C, delays p < P        (C, P, B) rows
+    then uniform masks for the refit, then uniform masks held out to score the result
+
+The columns of M_g (n x b) are uniform over GF(2); d_0 = 0, d_1 .. d_r are the parity rows of a BCH code that
+tells any two sets of at most `degree` features apart, and any delays after those are uniform.
+Source: Kang et al. 2025 (SPEX), section 4; Erginbas et al. 2023 (q-SFT).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import ops
+from .codes import MAX_N, MAX_T, BchCode, bch_code
+from .errors import check, check_int
+
+GROUPS = 3  # subsampling groups at the least; C of the paper
+MAX_GROUPS = 5
+MAX_DELAYS = 400
+MIN_B, MAX_B = 3, 20
+MAX_TABLE = 24  # n up to which a budget of 2**n asks for the whole table
+
+# Streams of the uniform-mask table, one for each use, so that no two share random bits.
+UNIFORM, DELAYS, KEYS, HASH = 0, 1, 2, 16
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingPlan:
+    """The masks of one run, in order, without storing those that can be computed.
+
+    Attributes:
+        n, degree, seed, budget: as asked.
+        b: bits a group; B = 2**b.
+        code: the BCH code of the delays; None where the plan is the whole table of 2**n masks.
+        columns: packed int64 (C, b, W), columns[g, i] is column i of M_g.
+        delays: packed int64 (P, W).
+        extra: packed int64 (uniform + holdout, W), none of them an aliased mask or another extra one.
+        holdout: how many of the last rows are held out of the fit.
+    """
+
+    n: int
+    degree: int
+    seed: int
+    budget: int
+    b: int
+    code: BchCode | None
+    columns: Tensor
+    delays: Tensor
+    extra: Tensor
+    holdout: int
+
+    @property
+    def groups(self) -> int:
+        """C."""
+        return len(self.columns)
+
+    @property
+    def shifts(self) -> int:
+        """P."""
+        return len(self.delays)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, P, B), of the aliased rows."""
+        return self.groups, self.shifts, 1 << self.b
+
+    @property
+    def aliased(self) -> int:
+        """C P B, rows that are aliased; the extra rows follow."""
+        return self.groups * self.shifts << self.b
+
+    @property
+    def total(self) -> int:
+        """T, all rows."""
+        return self.aliased + len(self.extra)
+
+    @functools.cached_property
+    def hashes(self) -> Tensor:
+        """int32 (C, n): row i of M_g as b bits. The bin of a set in group g is the XOR of its rows."""
+        dense = np.stack([bits.unpack(group, self.n) for group in self.columns])  # (C, b, n)
+        rows = (dense.astype(np.int32) << np.arange(self.b, dtype=np.int32)[:, None]).sum(1)
+        return torch.from_numpy(rows.astype(np.int32))
+
+    @functools.cached_property
+    def delay_columns(self) -> Tensor:
+        """int64 (n, ceil(P / 64)): bit p of row i is entry i of delay p."""
+        return bits.pack(bits.unpack(self.delays, self.n).T)
+
+    def masks(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the plan, packed int64 (stop - start, W)."""
+        width = 1 << self.b
+        parts = []
+        row, end = start, min(stop, self.aliased)
+        while row < end:
+            group, shift = divmod(row // width, self.shifts)
+            last = min((end - 1) // width + 1 - group * self.shifts, self.shifts)  # of this group
+            block = ops.affine_masks(self.columns[group], self.delays[shift:last])
+            first = (group * self.shifts + shift) * width
+            taken = block.flatten(0, 1)[row - first : end - first]
+            parts.append(taken)
+            row += len(taken)
+        if stop > self.aliased:
+            parts.append(self.extra[max(0, start - self.aliased) : stop - self.aliased])
+        return torch.cat(parts) if parts else self.extra[:0]
+
+    def keys(self, masks: Tensor) -> np.ndarray:
+        """A name for each packed mask: int64 (T,). Up to 64 features it is the mask itself; above, 64 random
+        parities of it, which two different masks share with probability 2**-64."""
+        if self.n <= 64:
+            return masks[:, 0].numpy()
+        return ops.parity_bits(self._projection, masks)[:, 0].numpy()
+
+    def row_keys(self) -> np.ndarray:
+        """The keys of all rows: int64 (T,). Keys are linear, so no mask is made."""
+        shifts = torch.from_numpy(self.keys(self.delays))[:, None]
+        parts = [
+            ops.affine_masks(torch.from_numpy(self.keys(group))[:, None], shifts).flatten().numpy()
+            for group in self.columns
+        ]
+        return np.concatenate([*parts, self.keys(self.extra)])
+
+    @functools.cached_property
+    def _projection(self) -> Tensor:
+        return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS)
+
+
+def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> SamplingPlan:
+    """The plan that spends `budget` model calls on n features.
+
+    A budget of 2**n or more asks for the whole table (n <= 24). Otherwise b is the largest for which three groups
+    fit beside the held-out masks (a twentieth of the budget, 32 to 1,000), and what is left buys, in this
+    order, a fourth and fifth group, further uniform delays, and uniform masks for the refit: in that order
+    each gave the better held-out R2 for the same number of masks (bench/bench_budget.py).
+    Masks that would come up twice are asked for once, and what that saves is spent on uniform masks.
+
+    Args:    n: features, 1 to 2**19. budget: the most distinct masks to ask for. degree: the largest order of
+             a term, 1 to 10. seed: in [0, 2**64).
+    Raises:  ValueError if the budget is too small, with the least that works; TypeError, ValueError.
+    """
+    n = check_int("n", n, 1, MAX_N)
+    budget = check_int("budget", budget, 1)
+    degree = check_int("degree", degree, 1, MAX_T)
+    seed = check_int("seed", seed, 0, 2**64 - 1)
+    if n <= MAX_TABLE and budget >= 1 << n:
+        return _full_table(n, degree, seed, budget)
+    shifts = bch_code(n, degree).delays
+    least = least_budget(n, degree)
+    check(
+        budget >= least,
+        "budget must be at least {} for n = {} and degree = {} ({}), got {}",
+        *(least, n, degree, _buys(n, degree, least), budget),
+    )
+    holdout = _holdout(budget)
+    usable = budget - holdout
+    b = min((usable // (GROUPS * shifts)).bit_length() - 1, MAX_B, n)
+    groups = min(usable // (shifts << b), MAX_GROUPS)
+    further = min((usable - (groups * shifts << b)) // (groups << b), MAX_DELAYS - shifts)
+    plan = aliased_plan(n, b, groups=groups, degree=degree, seed=seed, further=further)
+    distinct = len(np.unique(plan.row_keys()))
+    return _with_extra(plan, budget, budget - distinct, holdout)
+
+
+def aliased_plan(
+    n: int, b: int, *, groups: int = GROUPS, degree: int = 5, seed: int = 0, further: int = 0
+) -> SamplingPlan:
+    """The aliased rows alone, at the given size: groups (r + 1 + further) 2**b masks, none held out."""
+    n = check_int("n", n, 1, MAX_N)
+    b = check_int("b", b, 0, min(MAX_B, n))
+    groups = check_int("groups", groups, 1, 16)
+    code = bch_code(n, degree)
+    further = check_int("further", further, 0, MAX_DELAYS - code.delays)
+    coded = np.unpackbits(
+        code.columns.numpy().view(np.uint8), axis=1, count=code.delays, bitorder="little"
+    )
+    uniform = ops.uniform_masks(further, n, seed=seed, stream=DELAYS)
+    delays = torch.cat([bits.pack(coded.T.astype(np.bool_)), uniform])
+    columns = torch.stack([_independent(b, n, seed, HASH + g) for g in range(groups)])
+    return SamplingPlan(
+        n=n,
+        degree=degree,
+        seed=seed,
+        budget=groups * len(delays) << b,
+        b=b,
+        code=code,
+        columns=columns,
+        delays=delays,
+        extra=delays[:0],
+        holdout=0,
+    )
+
+
+def least_budget(n: int, degree: int, b: int = MIN_B) -> int:
+    """The fewest masks with which plan_spex reaches 2**b bins a group (or the whole table)."""
+    aliased = GROUPS * bch_code(n, degree).delays << min(b, n)
+    least = aliased + _holdout(aliased)
+    while least - _holdout(least) < aliased:
+        least += 1
+    return min(least, 1 << n) if n <= MAX_TABLE else least
+
+
+def _buys(n: int, degree: int, budget: int) -> str:
+    if n <= MAX_TABLE and budget == 1 << n:
+        return "the whole table"
+    shifts = bch_code(n, degree).delays
+    return (
+        f"{GROUPS} groups of {1 << MIN_B} bins at {shifts} delays, enough for about "
+        f"{1 << MIN_B} terms, and {_holdout(budget)} held-out masks"
+    )
+
+
+def _holdout(budget: int) -> int:
+    return min(max(budget // 20, 32), 1000)
+
+
+def _full_table(n: int, degree: int, seed: int, budget: int) -> SamplingPlan:
+    columns = bits.pack(np.eye(n, dtype=np.bool_))
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    return SamplingPlan(n, degree, seed, budget, n, None, columns[None], zero, zero[:0], 0)
+
+
+def _with_extra(plan: SamplingPlan, budget: int, extra: int, holdout: int) -> SamplingPlan:
+    """`plan` with `extra` new uniform masks, fewer only if 2**n has no more."""
+    seen = np.unique(plan.row_keys())
+    parts, found, start = [plan.extra], 0, 0
+    while found < extra and start < 64 * (extra + 64):
+        draw = ops.uniform_masks(extra, plan.n, seed=plan.seed, stream=UNIFORM, start=start)
+        keys, first = np.unique(plan.keys(draw), return_index=True)
+        fresh = np.sort(first[~np.isin(keys, seen)])[: extra - found]
+        parts.append(draw[torch.from_numpy(fresh)])
+        seen = np.union1d(seen, plan.keys(parts[-1]))
+        found, start = found + len(fresh), start + extra
+    return SamplingPlan(
+        n=plan.n,
+        degree=plan.degree,
+        seed=plan.seed,
+        budget=budget,
+        b=plan.b,
+        code=plan.code,
+        columns=plan.columns,
+        delays=plan.delays,
+        extra=torch.cat(parts),
+        holdout=min(holdout, found),
+    )
+
+
+def _independent(b: int, n: int, seed: int, stream: int) -> Tensor:
+    """The first b linearly independent rows of a uniform-mask table: packed int64 (b, W)."""
+    rows = ops.uniform_masks(b + 64, n, seed=seed, stream=stream)
+    basis: dict[int, int] = {}  # leading bit -> reduced row
+    picked = []
+    for i, row in enumerate(rows.numpy()):
+        rest = int.from_bytes(row.astype("<i8").tobytes(), "little")
+        while rest and rest.bit_length() in basis:
+            rest ^= basis[rest.bit_length()]
+        if rest and len(picked) < b:
+            basis[rest.bit_length()] = rest
+            picked.append(i)
+    return rows[picked]

@@ -1,0 +1,209 @@
+"""The recipe: the stages called in order, no cleverness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from .alias import alias
+from .backend import Backend, pick
+from .errors import check, check_int
+from .evaluate import Progress, ValueFunction, evaluate
+from .explanation import Explanation, Report
+from .peel import peel
+from .plan import MIN_B, SamplingPlan, least_budget, plan_spex
+from .refine import refit
+from .transform import SparseTransform
+
+
+def spex(
+    f: ValueFunction,
+    n: int | None = None,
+    *,
+    features: Sequence[str] | None = None,
+    budget: int,
+    degree: int = 5,
+    decoder: str = "soft",
+    seed: int = 0,
+    batch_size: int = 1024,
+    progress: Progress | None = None,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
+    backend: Backend = "auto",
+) -> Explanation:
+    """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
+
+    A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as far as it
+    reaches, to three groups of 2**b aliased bins with the largest b that fits, then to a fourth and fifth
+    group, then to further delays, then to uniform masks that only the refit uses. plan_spex says why. A budget
+    of 2**n evaluates every mask, and the result is then exact whatever the degree.
+
+    Args:
+        f: any callable, bool (batch, n) array -> (batch,) numbers; 1 = the feature is kept.
+        n: features; or `features`, their names, which results then use.
+        budget: the most evaluations. Too few is an error that gives the least that works.
+        degree: the largest order of a term, 1 to 10.
+        decoder: "soft" (better where f is noisy or not sparse) or "hard" (faster).
+        seed: every random choice follows from it; the same seed gives the same bits.
+        batch_size: masks in one call of f at the most.
+        progress: called as progress(done, total) after each batch.
+        known: (masks bool (rows, n), values (rows,)) that need not be asked for again.
+        backend: of the kernels.
+    Returns: an Explanation.
+    Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f fails, holding
+             what was paid for; BackendUnavailable.
+    Cost:    f aside: O(T log B + n b) for T samples, and the decoding of C B bins.
+    Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
+    Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
+    """
+    check(callable(f), "spex: f must be callable, got {}", type(f).__name__)
+    names = feature_names(n, features)
+    check(
+        decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder
+    )
+    batch_size = check_int("spex: batch_size", batch_size, 1)
+    chosen = pick("peel", backend, torch.device("cpu"))
+    clock = Clock()
+    with clock("plan"):
+        plan = plan_spex(len(names), budget, degree=degree, seed=seed)
+    with clock("evaluate"):
+        values, used = evaluate(f, plan, batch_size=batch_size, progress=progress, known=known)
+    transform = fit_plan(plan, values, decoder=decoder, backend=backend, clock=clock)
+    with clock("score"):
+        r2, r2_linear = scores(plan, values, transform)
+    report = Report(
+        algorithm="spex",
+        decoder=decoder,
+        backend=chosen,
+        device="cpu",
+        seed=plan.seed,
+        n=plan.n,
+        degree=plan.n if plan.code is None else plan.degree,
+        budget=plan.budget,
+        used=used,
+        unique=len(np.unique(plan.row_keys())),
+        holdout=plan.holdout,
+        r2=r2,
+        r2_linear=r2_linear,
+        terms=len(transform),
+        energy_by_order=transform.energy_by_order(),
+        plan=describe(plan),
+        seconds=clock.seconds,
+        warnings=warnings(plan, r2, r2_linear),
+    )
+    return Explanation(transform, names, report)
+
+
+def fit_plan(
+    plan: SamplingPlan,
+    values: Tensor,
+    *,
+    decoder: str = "soft",
+    backend: Backend = "auto",
+    clock: Clock | None = None,
+) -> SparseTransform:
+    """Values of all rows of a plan -> the transform, the held-out rows not looked at.
+
+    The constant is always one of the terms.
+    """
+    clock = clock or Clock()
+    with clock("alias"):
+        bins = alias(values, plan, backend=backend)
+    with clock("peel"):
+        single = bool((values == values.float()).all())  # f answered in float32
+        dtype = torch.float32 if single else torch.float64
+        support, coefs = peel(bins, plan, decoder=decoder, dtype=dtype, backend=backend)
+    with clock("refine"):
+        support, coefs = with_constant(support, coefs, plan.n)
+        if plan.code is not None:
+            coefs = refit(plan, values, support, coefs)
+    return SparseTransform(plan.n, support, coefs)
+
+
+def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The terms, and the constant with coefficient 0 if it is not among them."""
+    if bool((support == 0).all(1).any()):
+        return support, coefs
+    constant = torch.zeros(1, bits.words(n), dtype=torch.int64)
+    return torch.cat([constant, support]), torch.cat([coefs.new_zeros(1), coefs])
+
+
+def scores(plan: SamplingPlan, values: Tensor, transform: SparseTransform) -> tuple[float, float]:
+    """R2 of the transform and of a linear fit on the same samples, on the held-out rows (or on all rows
+    of a whole table)."""
+    first = plan.total - plan.holdout if plan.holdout else 0
+    masks, truth = plan.masks(first, plan.total), values[first:].numpy()
+    linear_terms = bits.pack(np.eye(plan.n + 1, plan.n, k=-1, dtype=np.bool_))
+    linear = SparseTransform(plan.n, linear_terms, linear_fit(plan, values, linear_terms))
+    return transform.score(masks, truth), linear.score(masks, truth)
+
+
+def linear_fit(plan: SamplingPlan, values: Tensor, support: Tensor) -> Tensor:
+    """Least squares on the constant and the n single features, over the fitted rows."""
+    if plan.code is None:
+        spectrum = alias(values, plan).flatten()
+        return spectrum[support[:, 0]]
+    return refit(plan, values, support)
+
+
+def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
+    """What the user should know about a result of these scores."""
+    found = []
+    if r2_linear > r2:
+        larger = least_budget(plan.n, plan.degree, max(plan.b + 1, MIN_B + 2))
+        found.append(
+            f"a linear fit on the same samples does better (R2 {r2_linear:.3f} against {r2:.3f}): "
+            f"ask for {larger:,} evaluations, which give {larger and 1 << max(plan.b + 1, MIN_B + 2)} "
+            "bins a group"
+        )
+    return found
+
+
+def describe(plan: SamplingPlan) -> str:
+    """How the budget was spent, in words."""
+    if plan.code is None:
+        return f"the whole table, 2**{plan.n} masks"
+    further = plan.shifts - plan.code.delays
+    delays = f"{plan.code.delays}" + (f" + {further}" if further else "")
+    text = f"{plan.groups} groups x {delays} delays x {1 << plan.b} bins"
+    uniform = len(plan.extra) - plan.holdout
+    return text + (f", {uniform:,} uniform masks" if uniform else "")
+
+
+def feature_names(n: int | None, features: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the features; x0, x1, ... where only n is given."""
+    check(
+        n is not None or features is not None, "spex: n or features must be given, got neither"
+    )
+    if features is None:
+        return tuple(f"x{i}" for i in range(check_int("spex: n", n, 1)))
+    if isinstance(features, str | bytes):
+        raise TypeError(f"spex: features must be a list of names, got {features!r}")
+    names = tuple(str(name) for name in features)
+    check(len(names) >= 1, "spex: features must name at least one feature, got none")
+    check(
+        n is None or n == len(names),
+        "spex: features must have n = {} names, got {}",
+        *(n, len(names)),
+    )
+    return names
+
+
+class Clock:
+    """Wall seconds by stage: `with clock("peel"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,14 @@
+#include <cstdio>
+
+void test_fwht();
+void test_masks();
+void test_parity();
+void test_threads();
+
+int main() {
+  test_threads();
+  test_fwht();
+  test_masks();
+  test_parity();
+  std::puts("C++ tests passed");
+}
