@@ -10,8 +10,8 @@
 namespace spex {
 namespace {
 
-// A table of the low bits of l has at least 32 rows and 16 KiB: small enough to stay in a cache, long
-// enough that making the row XORed with it costs little.
+// A table of the low bits of l has at least 32 rows and 16 KiB: small enough to stay in a cache,
+// long enough that making the row XORed with it costs little.
 constexpr int kTableBits = 5;
 constexpr int64_t kTableWords = 2048;
 constexpr int64_t kPatternWords = 128;  // short rows are repeated to make vectors of them

@@ -3,11 +3,11 @@
 //   #define SPEX_KERNELS "parity_block.inc"
 //   #include "each_isa.h"
 //
-// gives spex::portable, spex::avx2 and spex::avx512 (local to that .cpp), each holding the kernels of
-// that file compiled with the V and kLanes of that namespace. SPEX_CHOOSE(isa, kernel) names the one
-// to call. The kernels are plain arithmetic on V, a vector of 64-bit lanes (a GCC and Clang type), with
-// multiply_low for the products of the low halves of lanes, and mark every function SPEX_TARGET;
-// nothing outside them is compiled for more than the base CPU.
+// gives spex::portable, spex::avx2 and spex::avx512 (local to that .cpp), each holding the kernels
+// of that file compiled with the V and kLanes of that namespace. SPEX_CHOOSE(isa, kernel) names the
+// one to call. The kernels are plain arithmetic on V, a vector of 64-bit lanes (a GCC and Clang
+// type), with multiply_low for the products of the low halves of lanes, and mark every function
+// SPEX_TARGET; nothing outside them is compiled for more than the base CPU.
 #include <cstdint>
 #include <cstring>
 
@@ -17,14 +17,14 @@
 #include <immintrin.h>
 #endif
 
-#define SPEX_VECTOR(bytes)                                                 \
-  using V = uint64_t __attribute__((vector_size(bytes)));                  \
-  constexpr int kLanes = bytes / 8;                                        \
-  SPEX_TARGET inline V load(const void* from) {                            \
-    V v;                                                                   \
-    std::memcpy(&v, from, sizeof v);                                       \
-    return v;                                                              \
-  }                                                                        \
+#define SPEX_VECTOR(bytes)                                \
+  using V = uint64_t __attribute__((vector_size(bytes))); \
+  constexpr int kLanes = bytes / 8;                       \
+  SPEX_TARGET inline V load(const void* from) {           \
+    V v;                                                  \
+    std::memcpy(&v, from, sizeof v);                      \
+    return v;                                             \
+  }                                                       \
   SPEX_TARGET inline void store(void* to, V v) { std::memcpy(to, &v, sizeof v); }
 
 namespace spex {
@@ -46,9 +46,7 @@ inline V multiply_low(V a, V b) { return (a & 0xFFFFFFFF) * (b & 0xFFFFFFFF); }
 namespace avx2 {
 #define SPEX_TARGET __attribute__((target("avx2")))
 SPEX_VECTOR(32)
-SPEX_TARGET inline V multiply_low(V a, V b) {
-  return (V)_mm256_mul_epu32((__m256i)a, (__m256i)b);
-}
+SPEX_TARGET inline V multiply_low(V a, V b) { return (V)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 #include SPEX_KERNELS
 #undef SPEX_TARGET
 }  // namespace avx2

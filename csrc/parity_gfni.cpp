@@ -36,11 +36,11 @@ SPEX_GFNI inline void transpose_bytes(__m512i x[8]) {
   }
 }
 
-// sums[r][i] = the parities of slab groups i < kMatrices with groups r < kGroups of 8 terms. Two
+// sums[8 r + i] = the parities of sample groups i < kMatrices with groups r < kGroups of 8 terms. Two
 // byte columns a step, which one three-way XOR adds; the sums stay in registers.
 template <int kGroups, int kMatrices>
 SPEX_GFNI inline void product(const uint64_t* slab, int columns, const uint64_t* supports,
-                              __m512i sums[][8]) {
+                              __m512i* sums) {
   __m512i sum[kGroups][kMatrices];
   for (int r = 0; r < kGroups; ++r)
     for (int i = 0; i < kMatrices; ++i) sum[r][i] = _mm512_setzero_si512();
@@ -56,13 +56,13 @@ SPEX_GFNI inline void product(const uint64_t* slab, int columns, const uint64_t*
       const __m512i second = _mm512_load_si512(slab + (c * 8 + 8 + i) * 8);
 #pragma GCC unroll 4
       for (int r = 0; r < kGroups; ++r)
-        sum[r][i] = _mm512_ternarylogic_epi64(
-            sum[r][i], _mm512_gf2p8affine_epi64_epi8(even[r], first, 0),
-            _mm512_gf2p8affine_epi64_epi8(odd[r], second, 0), 0x96);
+        sum[r][i] =
+            _mm512_ternarylogic_epi64(sum[r][i], _mm512_gf2p8affine_epi64_epi8(even[r], first, 0),
+                                      _mm512_gf2p8affine_epi64_epi8(odd[r], second, 0), 0x96);
     }
   }
   for (int r = 0; r < kGroups; ++r)
-    for (int i = 0; i < kMatrices; ++i) sums[r][i] = sum[r][i];
+    for (int i = 0; i < kMatrices; ++i) sums[8 * r + i] = sum[r][i];
 }
 
 // bits[terms[i]] ^= what the sums of a group say of its term i.
@@ -88,17 +88,16 @@ SPEX_GFNI void gfni_slice(const uint64_t* tile, uint64_t* slab) {
 
 SPEX_GFNI void gfni_product(const uint64_t* slab, int columns, const uint64_t* supports,
                             const uint32_t* terms, int64_t count, uint64_t* bits) {
-  __m512i sums[4][8];
+  __m512i sums[4 * 8];
   for (int64_t done = 0; done < count;) {
     const int groups = count - done > 24 ? 4 : 1;
-    if (groups == 4) {
-      for (int half = 0; half < 8; half += 4)
-        product<4, 4>(slab + half * 8, columns, supports + done * 8,
-                      reinterpret_cast<__m512i(*)[8]>(&sums[0][half]));
+    if (groups == 4) {  // 16 of the 32 registers hold sums: half of the slab at a time
+      product<4, 4>(slab, columns, supports + done * 8, sums);
+      product<4, 4>(slab + 4 * 8, columns, supports + done * 8, sums + 4);
     } else {
       product<1, 8>(slab, columns, supports + done * 8, sums);
     }
-    for (int r = 0; r < groups; ++r, done += 8) add(sums[r], terms + done, count - done, bits);
+    for (int r = 0; r < groups; ++r, done += 8) add(sums + 8 * r, terms + done, count - done, bits);
   }
 }
 

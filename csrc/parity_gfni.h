@@ -1,22 +1,18 @@
-// The bit-matrix product of a block by 8 x 8 bit matrices, for CPUs with GFNI: one instruction makes
-// 512 parities of 8 features. Only called where the CPU has Isa::gfni.
+// Products of a block of samples by 8 x 8 bit matrices, for CPUs with GFNI: one instruction makes 512
+// parities of 8 features each. Called only where the CPU has Isa::gfni.
 #pragma once
 
 #include <cstdint>
 
 namespace spex {
 
-// A slab is 8 words of a block, sliced into bytes: (64 byte columns, 8 groups, 8 lanes). The qword of
-// byte column c, group g and lane l is the 8 x 8 matrix of features 8c to 8c + 7 by samples
-// 64 l + 8 g to 64 l + 8 g + 7.
-constexpr int64_t kSlabWords = 64 * 8 * 8;
-
-// Slices word j of a block: 8 of the byte columns of a slab. tile (64, 8): row i, lane l is sample 64 l + i.
+// Slices one word of a block into bytes: slab (8 bytes c, 8 groups g, 8 lanes) of 8 x 8 matrices, that
+// of features 8 c to 8 c + 7 by samples 64 lane + 8 g to 64 lane + 8 g + 7. tile (64, 8): row i and
+// lane are sample 64 lane + i.
 void gfni_slice(const uint64_t* tile, uint64_t* slab);
 
-// bits[terms[i]] ^= the parities of a slab with term i. supports (ceil(count / 8), 64): qword c of a
-// group holds byte column c of its 8 terms. columns <= 64 are in use. bits (terms, 8), as in
-// parity_block.h.
+// bits[terms[i]] ^= the parities of `columns` <= 64 sliced bytes (an even number) with support i.
+// supports (ceil(count / 8), 64): element c of a group is byte c of its 8 supports. bits (terms, 8).
 void gfni_product(const uint64_t* slab, int columns, const uint64_t* supports,
                   const uint32_t* terms, int64_t count, uint64_t* bits);
 

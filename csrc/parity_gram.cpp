@@ -27,8 +27,8 @@ __attribute__((target("avx512f,avx512vpopcntdq"))) void count_differences_vpopcn
     for (int j = 0; j < 4; ++j) {
       const __m512i y = _mm512_maskz_loadu_epi64(here, b[j] + at);
       for (int i = 0; i < 4; ++i)
-        sums[4 * i + j] = _mm512_add_epi64(sums[4 * i + j],
-                                           _mm512_popcnt_epi64(_mm512_xor_si512(x[i], y)));
+        sums[4 * i + j] =
+            _mm512_add_epi64(sums[4 * i + j], _mm512_popcnt_epi64(_mm512_xor_si512(x[i], y)));
     }
   }
 #pragma GCC unroll 16
