@@ -57,7 +57,7 @@ class BchCode:
         return 1 + self.parities
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16, typed=True)  # True and 1.0 are refused even after 1
 def bch_code(n: int, t: int) -> BchCode:
     """The shortest BCH code with room for n features that corrects t errors.
 

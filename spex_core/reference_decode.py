@@ -23,11 +23,10 @@ Candidate = tuple[float, int, tuple[int, ...], tuple[int, ...], float]
 def bch_decode(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor, Tensor]:
     features = torch.full((len(readings), code.t), -1, dtype=torch.int32)
     counts = torch.full((len(readings),), -1, dtype=torch.int32)
-    signs = delay_signs(code.columns, code.delays)
     for row, reading in enumerate(readings.numpy()):
         best = -1.0
         for found in chase_decode(reading, code, chase):
-            terms = signs[list(found)].prod(0) * reading
+            terms = delay_signs(code.columns[list(found)], code.delays).prod(0) * reading
             score = abs(np.cumsum(terms)[-1])  # added from the left: ties are exact
             if score > best:
                 best = score
