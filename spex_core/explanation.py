@@ -1,4 +1,5 @@
-"""Stage 8, Explanation: the spectrum of one run, its interactions by name, and the report of how it was found."""
+"""Stage 8, Explanation: the spectrum of one run, its interactions by name, and the report of how it
+was found."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Report:
     Attributes:
         algorithm, decoder, backend, device, seed, n: of the run.
         degree: the largest order a term could have.
-        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the result.
+        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the
+        result.
         holdout: masks the fit has not seen; 0 where every mask there is was evaluated.
         r2: R2 of the result on the held-out masks (on all masks where there are none).
         r2_linear: the same for a linear fit on the same samples.
@@ -89,10 +91,11 @@ class Explanation:
     report: Report
 
     def interactions(self, index: str = "FBII", order: int = 2) -> dict[tuple[int, ...], float]:
-        """An interaction index of the transform, largest first, the baseline under (); see indices.py.
+        """An interaction index of the transform, largest first, the baseline under (); see
+        indices.py.
 
-        Raises: ValueError for an unknown index, or an order above the degree of the run: no term of that
-                order was looked for.
+        Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
+                that order was looked for.
         """
         name = indices.index_name(index)
         check(

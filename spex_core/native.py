@@ -1,8 +1,9 @@
 """The one adaptor to the compiled kernels: tensors in, addresses and sizes down, tensors out.
 
-Arguments are checked in ops.py. Threads: as many as `torch.get_num_threads()` says, so a caller limits
-these kernels with the `torch.set_num_threads` it already uses. `isa` names an instruction set of
-csrc/isa.h for tests and benches; the default is the best this CPU has. Inputs are never changed.
+Arguments are checked in ops.py. Threads: as many as `torch.get_num_threads()` says, so a caller
+limits these kernels with the `torch.set_num_threads` it already uses. `isa` names an instruction
+set of csrc/isa.h for tests and benches; the default is the best this CPU has. Inputs are never
+changed.
 """
 
 from __future__ import annotations

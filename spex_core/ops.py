@@ -1,7 +1,7 @@
 """The public kernels: check the arguments, pick a backend, call it. Same names in every backend.
 
-All of them take `backend="auto|reference|cpu|triton|cuda"` (backend.py), leave their inputs unchanged
-and return new tensors. Packed masks and supports are int64, laid out as masks.py says.
+All of them take `backend="auto|reference|cpu|triton|cuda"` (backend.py), leave their inputs
+unchanged and return new tensors. Packed masks and supports are int64, laid out as masks.py says.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
 
 
 def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto") -> Tensor:
-    """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of l).
+    """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of
+    l).
 
-    Args:     columns: packed int64 (b, W), the columns of the n x b matrix M. offsets: packed (P, W).
+    Args:     columns: packed int64 (b, W), the columns of the n x b matrix M. offsets: packed (P,
+              W).
     Returns:  packed int64 (P, 2**b, W): the masks M l + d_p.
     Cost:     one XOR and one write a word; no dense intermediate.
     Source:   Kang et al. 2025 (SPEX), the aliased subsampling pattern.
@@ -80,8 +82,8 @@ def uniform_masks(
 ) -> Tensor:
     """Rows [start, start + rows) of the endless table of uniform masks that (seed, stream) names.
 
-    Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent tables
-              of one seed; start >= 0: any range is made without the rows before it.
+    Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent
+              tables of one seed; start >= 0: any range is made without the rows before it.
     Returns:  packed int64 (rows, W). Same bits on every backend and machine.
     Source:   Philox4x32-10, Salmon et al. 2011; counter (word pair, row low, row high, stream).
     """
@@ -158,7 +160,8 @@ def parity_adjoint(
 def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> Tensor:
     """Inner products of +-1 columns packed along samples: G[s, u] = T - 2 popcount(z_s XOR z_u).
 
-    Args:     columns: packed int64 (S, ceil(T / 64)) with zero spare bits, as parity_bits makes them.
+    Args:     columns: packed int64 (S, ceil(T / 64)) with zero spare bits, as parity_bits makes
+              them.
               samples: T.
     Returns:  float64 (S, S), exact integers.
     Cost:     S**2 T / 128 word operations.
@@ -185,14 +188,16 @@ def bch_decode(
 ) -> tuple[Tensor, Tensor]:
     """The feature set whose signs at the delays of a BCH code are closest to noisy readings.
 
-    A reading is F (-1)**<d_p, k> plus noise; k is named by the signs of readings 1 .. r against reading 0, tried
-    for both signs of reading 0, each by bounded-distance decoding: |k| plus the wrong signs at most t.
+    A reading is F (-1)**<d_p, k> plus noise; k is named by the signs of readings 1 .. r against
+    reading 0, tried for both signs of reading 0, each by bounded-distance decoding: |k| plus the
+    wrong signs at most t.
 
-    Args:    readings: (rows, 1 + r), taken as float64. chase: 0 decodes hard; q > 0 (at most 16) also tries all 2**q
-             flips of the q readings of smallest magnitude (soft; Chase 1972) and takes the set with the largest
-             |sum_p (-1)**<d_p, k> reading_p|, the first tried on a tie.
-    Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or -1 where
-             nothing decodes.
+    Args:    readings: (rows, 1 + r), taken as float64. chase: 0 decodes hard; q > 0 (at most 16)
+             also tries all 2**q flips of the q readings of smallest magnitude (soft; Chase 1972)
+             and takes the set with the largest |sum_p (-1)**<d_p, k> reading_p|, the first tried on
+             a tie.
+    Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or
+             -1 where nothing decodes.
     Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations.
     Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
     """
@@ -225,13 +230,16 @@ def peel(
 ) -> tuple[Tensor, Tensor]:
     """The sparse spectrum that explains aliased bins, by repeated decode-and-subtract.
 
-    Args:    bins: float64 (C, P, B), U[g, p, j] = sum over k with bin j in group g of F[k] (-1)**<d_p, k>,
-             plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r. delay_columns: int64
-             (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes: int32 (C, n), the bin of k is the
-             XOR of its rows. floor: standard deviation of rounding in one bin, > 0. chase: as bch_decode.
-    Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then features; coefs
-             float64 (S,), the least-squares fit to all bins. Terms within 4.5 standard errors of zero are dropped.
-    Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md, "Decoding".
+    Args:    bins: float64 (C, P, B), U[g, p, j] = sum over k with bin j in group g of F[k]
+             (-1)**<d_p, k>, plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r.
+             delay_columns: int64 (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes:
+             int32 (C, n), the bin of k is the XOR of its rows. floor: standard deviation of
+             rounding in one bin, > 0. chase: as bch_decode.
+    Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
+             features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
+             standard errors of zero are dropped.
+    Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,
+             "Decoding".
     """
     _check_readings("peel", bins, 3)
     groups, shifts, width = bins.shape

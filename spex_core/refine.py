@@ -1,8 +1,10 @@
-"""Stage 5, support + values -> coefficients, by least squares over all samples. No (T, S) matrix is built.
+"""Stage 5, support + values -> coefficients, by least squares over all samples. No (T, S) matrix is
+built.
 
-Two ways to the same normal equations. For any masks the Gram matrix comes from popcounts of packed parities
-(`least_squares`). For the rows of a plan the transform does the sums (`refit`): within a group the samples at
-one delay are an orthogonal transform of its bins, so a term meets C P readings instead of C P B samples.
+Two ways to the same normal equations. For any masks the Gram matrix comes from popcounts of packed
+parities (`least_squares`). For the rows of a plan the transform does the sums (`refit`): within a
+group the samples at one delay are an orthogonal transform of its bins, so a term meets C P readings
+instead of C P B samples.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from .plan import SamplingPlan
 def least_squares(masks: Tensor, values: Tensor, support: Tensor, *, ridge: float = 0.0) -> Tensor:
     """argmin_F sum_t (values[t] - sum_s F[s] (-1)**<masks[t], support[s]>)**2 + ridge T |F|**2.
 
-    Args:    masks: packed int64 (T, W). values: (T,). support: packed int64 (S, W). ridge >= 0; where the Gram
-             matrix is singular (S > T, or terms that agree on every mask) a ridge of 1e-10 is used instead of 0.
+    Args:    masks: packed int64 (T, W). values: (T,). support: packed int64 (S, W). ridge >= 0;
+             where the Gram matrix is singular (S > T, or terms that agree on every mask) a ridge of
+             1e-10 is used instead of 0.
     Returns: float64 (S,).
     Cost:    S**2 T / 128 word operations and S**3 / 3 products; S**2 floats of memory.
     """
@@ -43,8 +46,8 @@ def refit(
 ) -> Tensor:
     """The least-squares coefficients of a support over all fitted rows of a plan: float64 (S,).
 
-    Conjugate gradients on the normal equations from `start` (or zero, which makes the answer the one of least
-    norm where it is not unique).
+    Conjugate gradients on the normal equations from `start` (or zero, which makes the answer the
+    one of least norm where it is not unique).
 
     Args: values: float64 (T,) of all rows; the held-out ones at the end are not looked at.
     Cost: C P S products an iteration for the aliased rows, and (uniform rows) S for the others.
@@ -68,7 +71,8 @@ def refit(
 
 
 class PlanSamples:
-    """The rows of a plan as a linear operator on the coefficients of a support, for the fitted rows."""
+    """The rows of a plan as a linear operator on the coefficients of a support, for the fitted
+    rows."""
 
     def __init__(self, plan: SamplingPlan, support: Tensor):
         self.plan, self.support = plan, support
@@ -108,4 +112,3 @@ def term_signs(plan: SamplingPlan, support: Tensor) -> Tensor:
     """The sign of every term at every delay, (-1)**<d_p, k>: float64 (P, S)."""
     packed = ops.parity_bits(plan.delays, support)  # (S, ceil(P / 64))
     return 1.0 - 2.0 * torch.from_numpy(bits.unpack(packed, plan.shifts)).T.double()
-
