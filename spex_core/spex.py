@@ -161,7 +161,7 @@ def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
     b = max(plan.b + 1, LEAST_B)
     return [
         f"a linear fit on the same samples does better (R2 {r2_linear:.3f} against {r2:.3f}): ask "
-        f"for {least_budget(plan.n, plan.degree, b):,} evaluations, which make {1 << b} bins a group"
+        f"for {least_budget(plan.n, plan.degree, b):,} evaluations, {1 << b} bins a group"
     ]
 
 
