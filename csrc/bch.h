@@ -20,11 +20,12 @@ struct BchCode {
   int t;
   int parities;
   int64_t n;
-  const int32_t* exp;        // (2 (2^m - 1)): alpha^i, twice over so that sums of two logs need no modulo
-  const int32_t* log;        // (2^m): log[0] is never read
-  const int32_t* syndromes;  // (parities, t): alpha^((2 j + 1) q), what parity q adds to syndrome 2 j + 1
-  const uint64_t* columns;   // (n, words): bit p of row i is entry i of delay p; delay 0 is zero,
-                             // delay 1 + q is parity q, any further delays are only readings
+  const int32_t* exp;  // (2 (2^m - 1)): alpha^i, twice over so that sums of two logs need no modulo
+  const int32_t* log;  // (2^m): log[0] is never read
+  const int32_t*
+      syndromes;  // (parities, t): alpha^((2 j + 1) q), what parity q adds to syndrome 2 j + 1
+  const uint64_t* columns;  // (n, words): bit p of row i is entry i of delay p; delay 0 is zero,
+                            // delay 1 + q is parity q, any further delays are only readings
   int words;
 };
 
@@ -52,7 +53,8 @@ SPEX_HOST_DEVICE inline GfPoly bch_locator(const BchCode& code, const int32_t* o
   for (int j = 0; j < t; ++j) s[2 * j + 1] = odd[j];
   for (int j = 1; j <= t; ++j) s[2 * j] = gf_mul(code, s[j], s[j]);
 
-  GfPoly c{0, {1}}, b{0, {1}};  // current and last shorter connection polynomial; degrees are lengths
+  GfPoly c{0, {1}},
+      b{0, {1}};  // current and last shorter connection polynomial; degrees are lengths
   int32_t last = 1;
   int shift = 1;
   for (int step = 1; step < 2 * t; step += 2, shift += 2) {
@@ -89,8 +91,7 @@ SPEX_HOST_DEVICE inline void gf_reduce(const BchCode& code, GfPoly& p, const GfP
   for (int i = p.degree; i >= f.degree; --i) {
     const int32_t lead = p.at[i];
     if (!lead) continue;
-    for (int j = 0; j <= f.degree; ++j)
-      p.at[i - f.degree + j] ^= gf_mul(code, lead, f.at[j]);
+    for (int j = 0; j <= f.degree; ++j) p.at[i - f.degree + j] ^= gf_mul(code, lead, f.at[j]);
   }
   if (p.degree >= f.degree) p.degree = f.degree - 1;
   while (p.degree >= 0 && !p.at[p.degree]) --p.degree;
@@ -114,8 +115,7 @@ SPEX_HOST_DEVICE inline GfPoly gf_quotient(const BchCode& code, GfPoly a, const 
   GfPoly q{a.degree - b.degree, {}};
   for (int i = a.degree; i >= b.degree; --i) {
     const int32_t lead = q.at[i - b.degree] = a.at[i];
-    for (int j = 0; j <= b.degree; ++j)
-      a.at[i - b.degree + j] ^= gf_mul(code, lead, b.at[j]);
+    for (int j = 0; j <= b.degree; ++j) a.at[i - b.degree + j] ^= gf_mul(code, lead, b.at[j]);
   }
   return q;
 }

@@ -26,8 +26,7 @@ inline bool bit_at(const uint64_t* bits, int p) { return bits[p / 64] >> (p % 64
 // sum_p (-1)^bit_p readings[p]
 inline double signed_sum(const uint64_t* bits, const double* readings, int shifts) {
   double sum = 0;
-  for (int p = 0; p < shifts; ++p)
-    sum += bit_at(bits, p) ? -readings[p] : readings[p];
+  for (int p = 0; p < shifts; ++p) sum += bit_at(bits, p) ? -readings[p] : readings[p];
   return sum;
 }
 

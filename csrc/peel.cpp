@@ -18,7 +18,8 @@ constexpr double kAcceptNearby = 2.0;  // beyond the logarithm of the number of 
 
 constexpr double kSignificant = 4.5;  // standard errors a fitted coefficient must be from zero
 constexpr size_t kMaxPool = 1024;     // features whose pairs are tried
-constexpr double kSettled = 0.02;     // a bin whose energy a refit moved by less is not decoded again
+constexpr double kSettled = 0.02;  // a bin whose energy a refit moved by less is not decoded again
+constexpr int kMaxDrops = 2;       // times a set may be found and dropped before it is left alone
 constexpr int kMaxRounds = 200;
 constexpr uint32_t kAllGroups = ~uint32_t{0};
 
@@ -57,6 +58,7 @@ class Peeler {
       stages.push_back({Stage::single, chase, 1.0});
       stages.push_back({Stage::pairs, chase, 0.0});
     }
+    if (chase > 0) start_linear();
     bool later = false;  // found something after the last look nearby
     size_t stage = 0;
     for (int round = 0; round < kMaxRounds; ++round) {
@@ -79,6 +81,25 @@ class Peeler {
   }
 
  private:
+  // Takes the constant and all single features as the first terms where their least-squares fit is worth its
+  // parameters by generalised cross-validation, then drops those that are not significant. Many
+  // functions are a sum of small single effects, too small to be seen one by one among the others.
+  void start_linear() {
+    const int64_t readings = bins_.size() * q_.shifts, count = q_.code.n + 1;
+    if (count > capacity(q_)) return;
+    const double before = bins_.total_energy();
+    for (int32_t i = -1; i < q_.code.n; ++i) terms_.push_back(bins_.place(&i, i < 0 ? 0 : 1));
+    bins_.least_squares(terms_);
+    const double spare = 1 - double(count) / double(readings);
+    if (bins_.total_energy() >= before * spare * spare) {
+      terms_.clear();
+      bins_.least_squares(terms_);
+      return;
+    }
+    fitted_ = false;
+    refit();
+  }
+
   std::vector<Candidate> candidates(const Stage& stage) {
     if (stage.kind == Stage::nearby) return nearby();
     const double variance = bins_.noise();
@@ -107,7 +128,8 @@ class Peeler {
   // For each live bin and each other group, the bin there whose readings correlate best with its own, if
   // they do and one of the two is stale: they are likely to share a term, and their sum shows it 3 dB clearer.
   std::vector<Job> correlated(const std::vector<int64_t>& live) const {
-    const double least = std::sqrt(2 * std::log(double(int64_t{1} << q_.b)));  // the most B noises reach
+    const double least =
+        std::sqrt(2 * std::log(double(int64_t{1} << q_.b)));  // the most B noises reach
     const std::vector<double> ones(q_.shifts, 1.0);
     std::vector<Job> best(live.size() * q_.groups, Job{-1, -1});
     parallel_for(live.size(), threads_, [&](int64_t a) {
@@ -193,7 +215,8 @@ class Peeler {
           weight += 1 / energy;
         }
         Candidate candidate;
-        candidate.ratio = sum * sum / weight / 2;  // half the square of a standard normal, were there no term
+        candidate.ratio =
+            sum * sum / weight / 2;  // half the square of a standard normal, were there no term
         candidate.bound = bound;
         if (candidate.ratio < bound || !toggle(base.key, pool[i], candidate.key)) continue;
         candidate.found = true;
@@ -249,6 +272,8 @@ class Peeler {
     bool any = false;
     for (const Candidate& candidate : list) {
       if (!candidate.found) break;
+      if (const auto it = drops_.find(candidate.key); it != drops_.end() && it->second >= kMaxDrops)
+        continue;
       Term term = bins_.place(candidate.key.data() + 1, candidate.key[0]);
       const double c = bins_.estimate(term, candidate.groups ? candidate.groups : kAllGroups);
       if (bins_.ratio(term, c, ~candidate.groups) < candidate.bound) continue;
@@ -279,15 +304,16 @@ class Peeler {
     std::vector<double> before(bins_.size());
     for (int64_t bin = 0; bin < bins_.size(); ++bin) before[bin] = bins_.energy(bin);
     const double error = bins_.least_squares(terms_);
-    const auto weak = std::remove_if(terms_.begin(), terms_.end(), [&](const Term& term) {
-      return std::abs(term.coef) < kSignificant * error;
+    const auto weak = std::stable_partition(terms_.begin(), terms_.end(), [&](const Term& term) {
+      return std::abs(term.coef) >= kSignificant * error;
     });
     if (weak != terms_.end()) {
+      for (auto it = weak; it != terms_.end(); ++it) ++drops_[it->key];
       terms_.erase(weak, terms_.end());
-      index_.clear();
-      for (size_t s = 0; s < terms_.size(); ++s) index_[terms_[s].key] = s;
       bins_.least_squares(terms_);
     }
+    index_.clear();
+    for (size_t s = 0; s < terms_.size(); ++s) index_[terms_[s].key] = s;
     for (int64_t bin = 0; bin < bins_.size(); ++bin)
       if (std::abs(bins_.energy(bin) - before[bin]) > kSettled * before[bin]) stale_[bin] = 1;
     return true;
@@ -299,14 +325,15 @@ class Peeler {
   PeelBins bins_;
   std::vector<char> stale_;  // bins that changed since they were last decoded
   std::vector<Term> terms_;
-  std::map<Key, size_t> index_;
+  std::map<Key, size_t> index_;  // of the terms
+  std::map<Key, int> drops_;     // how often a refit dropped a set
   bool fitted_ = true;
 };
 
 }  // namespace
 
 int64_t capacity(const PeelProblem& problem) {
-  return (int64_t{problem.groups} << problem.b) * std::max(1, problem.shifts / 8);
+  return (int64_t{problem.groups} << problem.b) * std::max(1, problem.shifts / 4);
 }
 
 int64_t peel_cpu(const PeelProblem& problem, int chase, int32_t* features, double* coefs, Isa isa,

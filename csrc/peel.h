@@ -21,7 +21,7 @@ struct PeelProblem {
   double floor;         // standard deviation of rounding in one bin, > 0
 };
 
-// The most terms peel_cpu returns: an eighth of the readings.
+// The most terms peel_cpu returns: a quarter of the readings.
 int64_t capacity(const PeelProblem& problem);
 
 // Finds terms k, |k| <= t, and their coefficients.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-
 namespace spex {
 
 PeelBins::PeelBins(const PeelProblem& problem)
@@ -22,6 +21,12 @@ void PeelBins::measure(int64_t bin) {
   double sum = 0;
   for (int p = 0; p < q_.shifts; ++p) sum += readings(bin)[p] * readings(bin)[p];
   energy_[bin] = sum;
+}
+
+double PeelBins::total_energy() const {
+  double sum = 0;
+  for (const double energy : energy_) sum += energy;
+  return sum;
 }
 
 Term PeelBins::place(const int32_t* features, int count) const {
@@ -74,7 +79,8 @@ void PeelBins::subtract(const Term& term) {
   for (int g = 0; g < q_.groups; ++g) {
     const int64_t bin = bin_of(term, g);
     double* r = residual_.data() + bin * q_.shifts;
-    for (int p = 0; p < q_.shifts; ++p) r[p] -= bit_at(term.bits.data(), p) ? -term.coef : term.coef;
+    for (int p = 0; p < q_.shifts; ++p)
+      r[p] -= bit_at(term.bits.data(), p) ? -term.coef : term.coef;
     measure(bin);
   }
 }
@@ -111,7 +117,8 @@ double PeelBins::least_squares(std::vector<Term>& terms) {
     return sum;
   };
 
-  const double meets = double(q_.groups) * shifts;  // readings a term is in: the normal matrix's diagonal
+  const double meets =
+      double(q_.groups) * shifts;  // readings a term is in: the normal matrix's diagonal
   Vector x(count), step(count), slope(count), image(target_.size()), turned(count);
   for (size_t s = 0; s < count; ++s) x[s] = terms[s].coef;
   const auto residual = [&] {
@@ -138,13 +145,9 @@ double PeelBins::least_squares(std::vector<Term>& terms) {
   residual();
   for (size_t s = 0; s < count; ++s) terms[s].coef = x[s];
 
-  double energy = 0;
-  for (int64_t bin = 0; bin < this->size(); ++bin) {
-    measure(bin);
-    energy += energy_[bin];
-  }
+  for (int64_t bin = 0; bin < this->size(); ++bin) measure(bin);
   const double spare = std::max(1.0, double(target_.size()) - double(count));
-  return std::sqrt(energy / spare / meets) + q_.floor / std::sqrt(meets);
+  return std::sqrt(total_energy() / spare / meets) + q_.floor / std::sqrt(meets);
 }
 
 }  // namespace spex

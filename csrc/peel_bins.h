@@ -31,6 +31,7 @@ class PeelBins {
   int group_of(int64_t bin) const { return static_cast<int>(bin >> q_.b); }
   const double* readings(int64_t bin) const { return residual_.data() + bin * q_.shifts; }
   double energy(int64_t bin) const { return energy_[bin]; }
+  double total_energy() const;
   int64_t bin_of(const Term& term, int g) const { return (int64_t{g} << q_.b) + term.bin[g]; }
 
   Term place(const int32_t* features, int count) const;

@@ -43,9 +43,9 @@ def interactions(
     | Influence  | sum F[k]**2; for s >= 2 superset importance   | variance of f      | 1, 6   |
 
     FBII and FSII with their baselines are the coefficients of the polynomial of degree l closest to
-    f, under uniform weights and under Shapley weights. SV, k-SII, STII and FSII without the baseline
-    add up to f(all present) - f(nothing present). The baseline of SII is the mean of f over a
-    uniformly random number of features present.
+    f, under uniform weights and under Shapley weights. SV, k-SII, STII and FSII add up, with their
+    baseline, to f(all present). The baseline of SII is the mean of f over a uniformly random number
+    of features present.
 
     Args:     index: a name above in any case, with or without hyphens, or a usual alias ("Möbius",
               "AND", "Shapley", "Banzhaf", "n-Shapley", "Shapley-Taylor", "Faith-Shap", ...).

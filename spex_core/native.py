@@ -125,7 +125,7 @@ def peel_cpu(
 ) -> tuple[Tensor, Tensor]:
     bins, columns, hashes = bins.contiguous(), columns.contiguous(), hashes.contiguous()
     groups, shifts, width = bins.shape
-    most = groups * width * max(1, shifts // 8)  # capacity() of csrc/peel.h
+    most = groups * width * max(1, shifts // 4)  # capacity() of csrc/peel.h
     features = torch.empty(most, code.t, dtype=torch.int32)
     coefs = torch.empty(most, dtype=torch.float64)
     count = _cpu.peel(

@@ -42,7 +42,8 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
 
             return native.fwht_cpu(x)
         case _:
-            return reference.fwht(x)
+            narrow = x.dtype in (torch.float16, torch.bfloat16)
+            return reference.fwht(x.float() if narrow else x).to(x.dtype)
 
 
 def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto") -> Tensor:

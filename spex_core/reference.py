@@ -35,7 +35,7 @@ def uniform_masks(rows: int, n: int, *, seed: int, stream: int, start: int) -> T
     counter = [c + 0 * (row + block) for c in (block, row & low32, row >> 32, torch.tensor(stream))]
     out = philox(counter, seed & low32, seed >> 32)  # four of (rows, blocks)
     pairs = torch.stack([out[0] | out[1] << 32, out[2] | out[3] << 32], dim=-1)
-    masks = pairs.reshape(rows, -1)[:, :width].clone()  # (rows, W)
+    masks = pairs.flatten(1)[:, :width].clone()  # (rows, W)
     if n % 64:
         masks[:, -1] &= (1 << (n % 64)) - 1
     return masks
@@ -71,7 +71,7 @@ def parity(masks: Tensor, support: Tensor) -> Tensor:  # (T, W), (S, W) -> (T, S
 
 def parity_bits(masks: Tensor, support: Tensor) -> Tensor:  # (T, W), (S, W) -> (S, ceil(T / 64))
     bits = parity(masks, support).T  # (S, T)
-    bits = torch.nn.functional.pad(bits, (0, -len(masks) % 64)).reshape(len(support), -1, 64)
+    bits = torch.nn.functional.pad(bits, (0, -len(masks) % 64)).unflatten(1, (-1, 64))
     return (bits << torch.arange(64)).sum(-1)  # bit 63 wraps to the sign, as it should
 
 
@@ -85,5 +85,5 @@ def parity_adjoint(masks: Tensor, support: Tensor, values: Tensor) -> Tensor:  #
 
 def parity_gram(columns: Tensor, samples: int) -> Tensor:  # (S, ceil(T / 64)) -> (S, S)
     bits = columns[..., None] >> torch.arange(64) & 1  # (S, words, 64)
-    sign = (1 - 2 * bits).reshape(len(columns), -1)[:, :samples].double()
+    sign = (1 - 2 * bits).flatten(1)[:, :samples].double()
     return sign @ sign.T

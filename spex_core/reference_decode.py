@@ -5,6 +5,7 @@ Textbook algorithms on one row or set at a time; csrc/bch.h and csrc/peel.h do t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
@@ -102,6 +103,7 @@ def peel(
     nearby = len(stages)
     if chase:
         stages += [("nearby", 0, 0.0), ("single", chase, 1.0), ("pairs", chase, 0.0)]
+        peeler.start_linear()
     stage, later = 0, False  # later: something was found after the last look nearby
     for _ in range(200):
         if peeler.take(peeler.candidates(*stages[stage])):
@@ -135,7 +137,25 @@ class Peeler:
         self.residual = self.target.copy()
         self.stale = np.ones((self.groups, self.width), np.bool_)  # changed since last decoded
         self.terms: dict[tuple[int, ...], float] = {}
+        self.drops: Counter[tuple[int, ...]] = Counter()  # how often a refit dropped a set
+        self.capacity = self.groups * self.width * max(1, self.shifts // 4)
         self.fitted = True
+
+    def start_linear(self) -> None:
+        """Starts from the constant and all single features where their least-squares fit is worth
+        its parameters by generalised cross-validation, without those that are not significant."""
+        singles = [(), *((i,) for i in range(self.code.n))]
+        if len(singles) > self.capacity:
+            return
+        before, spare = self.energy().sum(), 1 - len(singles) / self.target.size
+        self.terms = dict.fromkeys(singles, 0.0)
+        self.least_squares()
+        if self.energy().sum() >= before * spare**2:
+            self.terms = {}
+            self.least_squares()
+            return
+        self.fitted = False
+        self.refit()
 
     def candidates(self, kind: str, flips: int, screen: float) -> list[Candidate]:
         if kind == "nearby":
@@ -216,11 +236,12 @@ class Peeler:
         any_taken = False
         for _, _, k, groups, bound in sorted(found):
             everywhere = range(self.groups)
+            if self.drops[k] >= 2:  # found and dropped twice: left alone
+                continue
             coef = self.estimate(k, groups or everywhere)
             if self.ratio(k, coef, [g for g in everywhere if g not in groups]) < bound:
                 continue
-            capacity = self.groups * self.width * max(1, self.shifts // 8)
-            if k not in self.terms and len(self.terms) == capacity:
+            if k not in self.terms and len(self.terms) == self.capacity:
                 continue
             coef = self.estimate(k, everywhere)
             bins, signs = self.place(k)
@@ -240,6 +261,7 @@ class Peeler:
         error = self.least_squares()
         strong = {k: coef for k, coef in self.terms.items() if abs(coef) >= 4.5 * error}
         if len(strong) < len(self.terms):
+            self.drops.update(self.terms.keys() - strong.keys())
             self.terms = strong
             self.least_squares()
         self.stale |= np.abs(self.energy() - before) > 0.02 * before

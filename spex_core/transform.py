@@ -187,7 +187,7 @@ class SparseTransform:
         return dict(zip(unpack_sets(self.support), self.coefs.tolist(), strict=True))
 
     def by_order(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """The terms of each order d, ascending: (d, features (S_d, d), coefs (S_d,)), int64, float64."""
+        """The terms of each order d, ascending: (d, features int64 (S_d, d), coefs (S_d,))."""
         _, features = members(self.support)
         coefs = self.coefs.numpy()
         out, term, bit = [], 0, 0

@@ -1,0 +1,74 @@
+# `make` lists the targets. Each makes the environment it needs, in .venv, with the versions of
+# constraints.txt, and again when they or the C++ sources change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO_OPTIONS ?=
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test coverage bench lint format sanitize clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
+
+demo: .venv/installed ## explain a sentence encoder on a real passage, write demo.npz
+	HF_HUB_OFFLINE=1 $(BIN)/spex explain --out demo.npz $(DEMO_OPTIONS)
+
+test: .venv/installed ## run the tests, report the branch coverage of spex_core
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+coverage: test ## the same, and the report line by line in htmlcov/
+	$(BIN)/python -m coverage html --quiet
+
+bench: .venv/installed .venv-peers/installed ## measure against the public packages, into bench/results/
+	for script in bench/bench_*.py; do \
+	  SPEX_PEERS_PYTHON=$(CURDIR)/.venv-peers/bin/python $(BIN)/python $$script || exit 1; \
+	done
+
+lint: .venv/lint ## check style, formatting and spelling
+	git ls-files --cached --others --exclude-standard -z | xargs -0 $(BIN)/pre-commit run --files
+
+format: .venv/lint ## repair formatting and what ruff can fix
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.inc csrc/*.cpp csrc/*.cu tests/cpp/*.h tests/cpp/*.cpp)
+
+sanitize: build/address/spex_cpp_tests build/thread/spex_cpp_tests ## run the C++ tests under the address, undefined-behaviour and thread sanitizers
+	build/address/spex_cpp_tests
+	$(FIXED_ADDRESSES) build/thread/spex_cpp_tests
+
+# Where the kernel scatters addresses widely, the thread sanitizer of older compilers refuses to start.
+FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+clean: ## remove the environments and everything built
+	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .ruff_cache
+
+# A C++ test program under one sanitizer; bounds and lifetimes go with undefined behaviour.
+build/%/spex_cpp_tests: .venv/compile $(wildcard csrc/* tests/cpp/*)
+	PATH=$(CURDIR)/$(BIN):$$PATH; \
+	cmake -S csrc -B build/$* -G Ninja -DSPEX_CPP_TESTS=ON -DCMAKE_BUILD_TYPE=Debug \
+	  -DCMAKE_CXX_FLAGS="-O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=$(SANITIZERS_$*)" \
+	  && cmake --build build/$*
+SANITIZERS_address := address,undefined
+SANITIZERS_thread := thread
+
+.venv/bin/pip: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) pip
+	@touch $@
+
+.venv/compile .venv/test .venv/lint: .venv/%: .venv/bin/pip pyproject.toml
+	$(PIP) --group $*
+	@touch $@
+
+.venv/installed: .venv/compile .venv/test $(wildcard csrc/*)
+	$(PIP) --no-build-isolation --editable '.[text]'
+	@touch $@
+
+.venv-peers/installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --constraint constraints.txt pip
+	.venv-peers/bin/pip install --quiet --constraint constraints.txt --group peers
+	@touch $@

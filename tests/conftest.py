@@ -1,0 +1,106 @@
+"""What the tests share: poisoned memory, fixed seeds, backends, instruction sets, shared games."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from spex_core.backend import BACKENDS, refusal, why_not
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples on every run, and no time limit on a busy machine.
+hypothesis.settings.register_profile("spex", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("spex")
+
+
+def pytest_report_header() -> list[str]:
+    return [f"{name}: {why_not(name) or 'available'}" for name in BACKENDS]
+
+
+class PoisonEmpty(TorchFunctionMode):
+    """Fills what torch.empty and its kin return, NaN in floats and 0xAA in all other bytes."""
+
+    MAKERS = (torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in self.MAKERS and out.numel() and out.device.type != "meta":
+            if out.is_floating_point() or out.is_complex():
+                out.fill_(torch.nan)
+            elif out.dtype != torch.bool:
+                out.view(torch.uint8).fill_(0xAA)
+        return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poison_empty() -> Iterator[None]:
+    """An output that a kernel leaves unwritten fails its test."""
+    with PoisonEmpty():
+        yield
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.gpu] if name in ("triton", "cuda") else [])
+        for name in BACKENDS
+    ],
+)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn; one that is absent, or lacks the op named by the module, skips.
+
+    A kernel's test module names its op: `pytestmark = pytest.mark.op("fwht")`.
+    """
+    marker = request.node.get_closest_marker("op")
+    name = request.param
+    reason = refusal(marker.args[0], name, _device(name)) if marker else why_not(name)
+    if reason is not None:
+        pytest.skip(f"{name}: {reason}")
+    return name
+
+
+@pytest.fixture(scope="module")
+def device(backend: str) -> torch.device:
+    """Where the tensors of `backend` live."""
+    return _device(backend)
+
+
+def _device(backend: str) -> torch.device:
+    return torch.device("cuda" if backend in ("triton", "cuda") else "cpu")
+
+
+@pytest.fixture(scope="module", params=["portable", "avx2", "avx512", "gfni"])
+def isa(request: pytest.FixtureRequest) -> str:
+    """Each instruction set of the cpu backend in turn; one that this CPU lacks skips."""
+    if (reason := why_not("cpu")) is not None:
+        pytest.skip(f"cpu: {reason}")
+    from spex_core import native
+
+    best = native.best_isa()
+    if native.ISAS[request.param] > native.ISAS[best]:
+        pytest.skip(f"{request.param}: this CPU stops at {best}")
+    return request.param
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def games() -> Path:
+    """The folder of real value functions: $SPEX_GAMES, else shared/games beside the repository."""
+    folder = Path(os.environ.get("SPEX_GAMES", ROOT.parent / "shared" / "games"))
+    if not folder.is_dir():
+        pytest.skip(f"no games in {folder}: name their folder in SPEX_GAMES")
+    return folder

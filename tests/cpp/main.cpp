@@ -1,0 +1,16 @@
+#include <cstdio>
+
+void test_decode();
+void test_fwht();
+void test_masks();
+void test_parity();
+void test_threads();
+
+int main() {
+  test_threads();
+  test_fwht();
+  test_masks();
+  test_parity();
+  test_decode();
+  std::puts("C++ tests passed");
+}

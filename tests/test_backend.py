@@ -1,0 +1,135 @@
+"""Which backends exist, why others do not, and what "auto" picks."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import spex_core
+from spex_core import backend, ops
+from spex_core.backend import BACKENDS, OPS, pick, table, why_not
+from spex_core.errors import BackendUnavailable, SpexError
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _ask_again() -> Iterator[None]:
+    """Availability is remembered: forget it around tests that change it."""
+    why_not.cache_clear()
+    yield
+    why_not.cache_clear()
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch):
+    """only("cpu"): that backend and `reference` are available, the others are not."""
+
+    def install(*names: str) -> None:
+        there = ("reference", *names)
+        monkeypatch.setattr(
+            backend, "why_not", lambda name: None if name in there else f"no {name} here"
+        )
+        monkeypatch.setitem(OPS, "fwht", BACKENDS)
+
+    return install
+
+
+def test_every_public_op_is_listed() -> None:
+    made_here = {
+        name
+        for name, value in vars(ops).items()
+        if inspect.isfunction(value) and value.__module__ == ops.__name__ and name[0] != "_"
+    }
+    assert "fwht" in made_here
+    assert made_here == OPS.keys()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_a_reference(op: str) -> None:
+    assert set(OPS[op]) <= set(BACKENDS)
+    assert pick(op, "reference", CPU) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "picked"),
+    [
+        ((), CPU, "reference"),
+        (("cpu",), CPU, "cpu"),
+        (("cpu", "triton", "cuda"), CPU, "cpu"),
+        ((), CUDA, "reference"),
+        (("cpu",), CUDA, "reference"),
+        (("cpu", "triton"), CUDA, "triton"),
+        (("cpu", "triton", "cuda"), CUDA, "cuda"),
+    ],
+)
+def test_auto_follows_the_device(only, there, device, picked) -> None:
+    only(*there)
+    assert pick("fwht", "auto", device) == picked
+
+
+def test_auto_needs_the_op_too(only, monkeypatch: pytest.MonkeyPatch) -> None:
+    only("cpu")
+    monkeypatch.setitem(OPS, "fwht", ("reference",))
+    assert pick("fwht", "auto", CPU) == "reference"
+
+
+def test_a_named_backend_is_refused_with_op_reason_and_choice(only) -> None:
+    only("cpu")
+    with pytest.raises(BackendUnavailable) as refused:
+        pick("fwht", "cuda", CPU)
+    message = str(refused.value)
+    assert all(part in message for part in ("fwht", "'cuda'", "no cuda here", "reference, cpu"))
+    assert isinstance(refused.value, SpexError)
+
+
+def test_a_named_backend_must_implement_the_op(only, monkeypatch: pytest.MonkeyPatch) -> None:
+    only("cpu")
+    monkeypatch.setitem(OPS, "fwht", ("reference",))
+    with pytest.raises(BackendUnavailable, match="not implemented for this op"):
+        pick("fwht", "cpu", CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("cpu", CUDA), ("triton", CPU), ("cuda", CPU)], ids=str
+)
+def test_a_named_backend_must_fit_the_device(only, name: str, device: torch.device) -> None:
+    only("cpu", "triton", "cuda")
+    with pytest.raises(BackendUnavailable, match=f"tensors are on {device}"):
+        pick("fwht", name, device)
+
+
+def test_an_unknown_backend_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="must be one of auto, reference, cpu, triton, cuda"):
+        pick("fwht", "tpu", CPU)
+
+
+@pytest.mark.parametrize(("name", "module"), [("cpu", "spex_core._cpu"), ("triton", "triton")])
+def test_a_failed_import_is_the_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    monkeypatch.delattr(spex_core, "_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert why_not(name).startswith("import failed: ")
+    assert why_not("reference") is None
+
+
+def test_ops_obey_the_named_backend() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert torch.equal(ops.fwht(x, backend="reference"), torch.tensor([10.0, -2.0, -4.0, 0.0]))
+    with pytest.raises(BackendUnavailable, match="fwht"):
+        ops.fwht(x, backend="cuda")
+
+
+def test_the_table_names_every_op_backend_and_reason(only) -> None:
+    only("cpu")
+    lines = table().splitlines()
+    assert lines[0].split()[:5] == ["op", *BACKENDS]
+    assert [line.split()[0] for line in lines[1 : 1 + len(OPS)]] == list(OPS)
+    assert lines[1].split() == ["fwht", "yes", "yes", "no", "no", "cpu"]
+    assert lines[1 + len(OPS) :] == ["triton: no triton here", "cuda: no cuda here"]

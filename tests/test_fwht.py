@@ -1,0 +1,281 @@
+"""The six kinds of kernel test for fwht, on every backend and every instruction set of cpu."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from spex_core import ops, reference
+from spex_core.backend import BACKENDS, pick, refusal
+from spex_core.errors import BackendUnavailable
+
+CPU = torch.device("cpu")
+ISAS = ("portable", "avx2", "avx512", "gfni")
+DTYPES = (torch.float32, torch.float64)
+SIZES = range(15)  # b: registers, every radix, and one stage more or less than each
+ROWS = (1, 2, 3, 63, 64, 65, 100)
+
+
+def cpu_isa(isa):
+    """fwht on one instruction set of the cpu backend; skips where this machine lacks it."""
+    if (reason := refusal("fwht", "cpu", CPU)) is not None:
+        pytest.skip(reason)
+    from spex_core import native
+
+    if native.ISAS[isa] > native.ISAS[native.best_isa()]:
+        pytest.skip(f"this CPU lacks {isa}")
+    return functools.partial(native.fwht_cpu, isa=isa)
+
+
+@pytest.fixture(params=[*BACKENDS, *(f"cpu:{isa}" for isa in ISAS)])
+def fwht(request):
+    """x -> transform of x, on each backend and each instruction set."""
+    backend, _, isa = request.param.partition(":")
+    if isa:
+        return cpu_isa(isa)
+    if (reason := refusal("fwht", backend, CPU)) is not None:
+        pytest.skip(reason)
+    return functools.partial(ops.fwht, backend=backend)
+
+
+@pytest.fixture(params=ISAS)
+def fwht_cpu(request):
+    return cpu_isa(request.param)
+
+
+@pytest.fixture
+def threads():
+    """torch.set_num_threads, put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def gaussian(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def signs(*shape, dtype=torch.float32, seed=0):
+    bits = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed))
+    return (1 - 2 * bits).to(dtype)
+
+
+def characters(b, k, dtype=torch.float64):
+    """Row k of the transform's matrix, (-1)**<k, j> for j in [0, 2**b): a product over bits."""
+    row = torch.ones(1, dtype=dtype)
+    for i in range(b):
+        row = torch.cat([row, row * (-1) ** (k >> i & 1)])
+    return row
+
+
+def relative(got, want):
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+# 1. Bit-equal to the reference.
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("b", SIZES)
+def test_signs_give_the_bits_of_the_reference(fwht, b, dtype):
+    for rows in ROWS if b < 10 else ROWS[:3]:
+        x = signs(rows, 1 << b, dtype=dtype, seed=rows)
+        want = reference.fwht(x)
+        assert want.abs().max() > 1 or b == 0
+        assert torch.equal(fwht(x), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("b", SIZES)
+def test_cpu_gives_the_bits_of_the_reference_on_floats(fwht_cpu, b, dtype):
+    """Stronger than asked: the order of the sums is the same for every instruction set."""
+    for rows in ROWS if b < 10 else ROWS[:3]:
+        x = gaussian(rows, 1 << b, dtype=dtype, seed=rows)
+        assert torch.equal(fwht_cpu(x), reference.fwht(x))
+
+
+@pytest.mark.parametrize("b", range(15, 22))
+def test_cpu_gives_the_bits_of_the_reference_on_long_rows(fwht_cpu, b):
+    x = gaussian(2, 1 << b, dtype=torch.float32)
+    assert torch.equal(fwht_cpu(x), reference.fwht(x))
+
+
+@pytest.fixture(scope="module")
+def longest():
+    """b = 24: four spikes, and their transform, a sum of four characters exact in float32."""
+    b, spikes = 24, {1: 1.0, 0x654321: 2.0, 0xABCDEF: 4.0, (1 << 24) - 1: 8.0}
+    x = torch.zeros(1 << b)
+    want = torch.zeros(1 << b)
+    for j, height in spikes.items():
+        x[j] = height
+        want += height * characters(b, j, torch.float32)
+    assert want.min() == -15
+    assert want.max() == 15
+    return x, want
+
+
+def test_the_longest_row(fwht_cpu, longest):
+    x, want = longest
+    assert torch.equal(fwht_cpu(x), want)
+
+
+# 2. Close on floats.
+
+
+@pytest.mark.parametrize("b", [4, 5, 8, 9, 12, 13, 16])
+def test_float32_error_is_below_its_bound(fwht, b):
+    x = gaussian(max(1, 4096 >> b), 1 << b, dtype=torch.float32)
+    want = reference.fwht(x.double())
+    assert relative(fwht(x), want) <= 0.25 * torch.finfo(torch.float32).eps * b
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than double"
+)
+@pytest.mark.parametrize("b", [4, 7, 10])
+def test_float64_error_is_below_its_bound(fwht, b):
+    x = gaussian(3, 1 << b)
+    matrix = np.stack([characters(b, k).numpy() for k in range(1 << b)]).astype(np.longdouble)
+    want = x.numpy().astype(np.longdouble) @ matrix
+    error = fwht(x).numpy() - want
+    norm = np.sqrt((error**2).sum() / (want**2).sum())
+    assert norm <= 0.25 * torch.finfo(torch.float64).eps * b
+
+
+# 3. Identities.
+
+
+@pytest.mark.parametrize("b", [0, 1, 3, 6, 9, 12])
+def test_twice_is_a_scaling(fwht, b):
+    x = signs(5, 1 << b)
+    assert torch.equal(fwht(fwht(x)), (1 << b) * x)
+
+
+@pytest.mark.parametrize("b", [1, 4, 7, 11])
+def test_energy_and_sums_are_kept(fwht, b):
+    x, y = gaussian(2, 3, 1 << b)
+    torch.testing.assert_close((fwht(x) ** 2).sum(), (1 << b) * (x**2).sum())
+    torch.testing.assert_close(fwht(2 * x - 3 * y), 2 * fwht(x) - 3 * fwht(y))
+
+
+@pytest.mark.parametrize("b", [0, 1, 2, 5, 8, 11])
+def test_a_spike_gives_a_row_of_signs(fwht, b):
+    for j in {0, 1, (1 << b) // 2, (1 << b) - 1} - {1 << b}:
+        x = torch.zeros(1 << b, dtype=torch.float64)
+        x[j] = 1
+        assert torch.equal(fwht(x), characters(b, j))
+
+
+# 4. An oracle that shares no code.
+
+
+@pytest.mark.parametrize("b", range(11))
+def test_brute_force_over_all_pairs(fwht, b):
+    matrix = torch.stack([characters(b, k) for k in range(1 << b)])  # (B, B)
+    x = torch.randint(-99, 99, (3, 1 << b), generator=torch.Generator().manual_seed(b)).double()
+    assert torch.equal(fwht(x), x @ matrix)
+
+
+def test_signs_of_zero_infinity_and_nan(fwht):
+    x = torch.tensor([[float("inf"), 1.0], [float("nan"), 1.0], [-0.0, 0.0]])
+    got = fwht(x)
+    assert got[0].tolist() == [float("inf")] * 2
+    assert got[1].isnan().all()
+    assert got[2].tolist() == [0.0, 0.0]
+
+
+# 5. Contract.
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_summed_in_float32(fwht, dtype):
+    x = gaussian(3, 4096).to(dtype)
+    got = fwht(x)
+    assert got.dtype == dtype
+    assert torch.equal(got, reference.fwht(x.float()).to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (2, 0, 16), (1,), (4, 1), (2, 3, 5, 32)])
+def test_any_leading_shape(fwht, shape):
+    x = signs(*shape)
+    got = fwht(x)
+    assert got.shape == x.shape
+    assert torch.equal(got, reference.fwht(x))
+
+
+def test_strided_and_shifted_input(fwht):
+    wide = gaussian(64, 129, dtype=torch.float32)
+    for x in (wide[:, 1:], wide[:, :128:2], wide[:, :128].T, wide[:1, :64].expand(7, 64)):
+        assert torch.equal(fwht(x), reference.fwht(x.contiguous()))
+    shifted = wide.flatten()[1:513]  # contiguous, not aligned to a vector
+    assert torch.equal(fwht(shifted), reference.fwht(shifted.clone()))
+
+
+def test_input_is_unchanged_and_output_is_new(fwht):
+    for b in (0, 2, 6, 12):
+        x = gaussian(3, 1 << b)
+        before = x.clone()
+        got = fwht(x)
+        assert torch.equal(x, before)
+        assert got.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("b", [*SIZES, 18])
+def test_in_place_and_into_a_given_output(fwht_cpu, b, dtype):
+    x = gaussian(3, 1 << b, dtype=dtype)
+    want = reference.fwht(x)
+    out = torch.full_like(x, float("nan"))
+    assert fwht_cpu(x, out=out) is out
+    assert torch.equal(out, want)
+    assert fwht_cpu(x, out=x) is x
+    assert torch.equal(x, want)
+
+
+@pytest.mark.parametrize("b", range(6))
+def test_nothing_is_written_past_the_end(fwht_cpu, b):
+    for rows in (1, 3, 5, 17):
+        guarded = torch.full((rows * (1 << b) + 64,), 7.0)
+        x = guarded[: rows << b].view(rows, 1 << b)
+        fwht_cpu(x, out=x)
+        assert (guarded[rows << b :] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "b"),
+    [(1, 22), (3, 20), (9, 17), (1 << 17, 3), (999, 11), ((1 << 20) + 1, 0)],
+    ids=str,
+)
+def test_bits_do_not_depend_on_the_threads(fwht_cpu, threads, rows, b):
+    x = gaussian(rows, 1 << b, dtype=torch.float32)
+    threads(1)
+    want = fwht_cpu(x)
+    for count in (2, 3, 16):
+        threads(count)
+        assert torch.equal(fwht_cpu(x, out=torch.full_like(x, float("nan"))), want)
+
+
+@pytest.mark.parametrize("x", [torch.arange(4), torch.ones(4, dtype=torch.bool), [1.0, 2.0], None])
+def test_anything_but_a_float_tensor_is_refused(x):
+    with pytest.raises(TypeError, match="fwht: x must be a floating-point tensor, got"):
+        ops.fwht(x)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (8, 6), (3, 0), (1 << 25,)])
+def test_a_last_axis_that_is_no_power_of_two_is_refused(shape):
+    with pytest.raises(ValueError, match=r"b from 0 to 24, got shape"):
+        ops.fwht(torch.zeros([]).expand(shape))
+
+
+def test_an_absent_backend_is_refused_by_name():
+    for backend in ("triton", "cuda"):
+        with pytest.raises(BackendUnavailable, match=f"fwht: backend {backend!r} is not available"):
+            ops.fwht(torch.ones(4), backend=backend)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        ops.fwht(torch.ones(4), backend="gpu")
+
+
+def test_auto_takes_the_compiled_kernel_where_it_is_built():
+    there = refusal("fwht", "cpu", CPU) is None
+    assert pick("fwht", "auto", CPU) == ("cpu" if there else "reference")

@@ -1,0 +1,44 @@
+"""Every Python example of the README runs, in order, in one namespace, as a reader would run them.
+
+The shell commands of the README are not run here: they are targets of the Makefile.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def examples(text: str) -> list[tuple[int, str]]:
+    """The ```python blocks of a Markdown text: (line of the first statement, source)."""
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start(1)) + 1, block.group(1)) for block in found]
+
+
+def run(blocks: list[tuple[int, str]], filename: str) -> None:
+    """Tracebacks name the line of the file that the block comes from."""
+    namespace = {"__name__": "__main__"}
+    for line, source in blocks:
+        exec(compile("\n" * (line - 1) + source, filename, "exec"), namespace)
+
+
+def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = examples(README.read_text(encoding="utf-8"))
+    assert blocks, "the README has no ```python example"
+    monkeypatch.chdir(tmp_path)
+    run(blocks, str(README))
+
+
+def test_a_failing_example_fails_and_says_where() -> None:
+    fence = "```"
+    text = f"{fence}python\nx = 1\n{fence}\n{fence}console\n$ false\n{fence}\n"
+    text += f"\n{fence}python\nassert x == 2\n{fence}\n"
+    blocks = examples(text)
+    assert blocks == [(2, "x = 1\n"), (9, "assert x == 2\n")]
+    with pytest.raises(AssertionError) as failure:
+        run(blocks, "README.md")
+    assert failure.traceback[-1].lineno + 1 == 9
