@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "dot3.h"
 #include "peel_bins.h"
@@ -58,8 +59,8 @@ class Peeler {
       stages.push_back({Stage::single, chase, 1.0});
       stages.push_back({Stage::pairs, chase, 0.0});
     }
-    if (chase > 0) start_linear();
     bool later = false;  // found something after the last look nearby
+    bool grown = false;  // low orders were tried
     size_t stage = 0;
     for (int round = 0; round < kMaxRounds; ++round) {
       if (take(candidates(stages[stage]))) {
@@ -67,6 +68,7 @@ class Peeler {
         continue;
       }
       if (refit()) continue;
+      if (stage == 0 && chase > 0 && !std::exchange(grown, true) && add_low_orders()) continue;
       if (++stage == stages.size()) {
         if (!later) break;
         later = false;
@@ -81,23 +83,48 @@ class Peeler {
   }
 
  private:
-  // Takes the constant and all single features as the first terms where their least-squares fit is worth its
-  // parameters by generalised cross-validation, then drops those that are not significant. Many
-  // functions are a sum of small single effects, too small to be seen one by one among the others.
-  void start_linear() {
-    const int64_t readings = bins_.size() * q_.shifts, count = q_.code.n + 1;
-    if (count > capacity(q_)) return;
-    const double before = bins_.total_energy();
-    for (int32_t i = -1; i < q_.code.n; ++i) terms_.push_back(bins_.place(&i, i < 0 ? 0 : 1));
-    bins_.least_squares(terms_);
-    const double spare = 1 - double(count) / double(readings);
-    if (bins_.total_energy() >= before * spare * spare) {
-      terms_.clear();
-      bins_.least_squares(terms_);
-      return;
+  // Adds all sets up to some order to the terms where that is worth its parameters by generalised cross-
+  // validation, without those that are not significant; returns whether it did. Many functions are a sum
+  // of small effects of low order, too small to be seen one by one among the others.
+  bool add_low_orders() {
+    const auto score = [&](size_t parameters) {  // energy / (1 - parameters / readings)^2
+      const double spare = 1 - double(parameters) / (double(bins_.size()) * q_.shifts);
+      return bins_.total_energy() / (spare * spare);
+    };
+    double least = score(terms_.size());
+    std::vector<Term> all = terms_, best = terms_;
+    std::vector<Key> level{Key{}};
+    for (int order = 0; order <= q_.code.t; ++order) {
+      for (const Key& key : level)
+        if (!index_.count(key)) all.push_back(bins_.place(key.data() + 1, order));
+      if (order > 0) {
+        bins_.least_squares(all);
+        if (score(all.size()) >= least) break;
+        least = score(all.size());
+        best = all;
+      }
+      const double next = double(level.size()) * (double(q_.code.n) - order) / (order + 1);
+      if (double(all.size()) + next > double(capacity(q_))) break;
+      level = extended(level);
     }
+    const bool grown = best.size() > terms_.size();
+    terms_ = best;
     fitted_ = false;
     refit();
+    return grown;
+  }
+
+  // Every set of the level with one feature more behind its last.
+  std::vector<Key> extended(const std::vector<Key>& level) const {
+    std::vector<Key> out;
+    for (Key key : level) {
+      const int size = key[0]++;
+      for (int32_t i = size ? key[size] + 1 : 0; i < q_.code.n; ++i) {
+        key[size + 1] = i;
+        out.push_back(key);
+      }
+    }
+    return out;
   }
 
   std::vector<Candidate> candidates(const Stage& stage) {

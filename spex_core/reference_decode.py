@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import combinations, zip_longest
+from math import comb
 
 import numpy as np
 import torch
@@ -103,14 +104,18 @@ def peel(
     nearby = len(stages)
     if chase:
         stages += [("nearby", 0, 0.0), ("single", chase, 1.0), ("pairs", chase, 0.0)]
-        peeler.start_linear()
-    stage, later = 0, False  # later: something was found after the last look nearby
+    stage, grown = 0, not chase  # grown: low orders were tried
+    later = False  # something was found after the last look nearby
     for _ in range(200):
         if peeler.take(peeler.candidates(*stages[stage])):
             later = later or stage > nearby
             continue
         if peeler.refit():
             continue
+        if not grown:
+            grown = True
+            if peeler.add_low_orders():
+                continue
         stage += 1
         if stage == len(stages):
             if not later:
@@ -141,21 +146,27 @@ class Peeler:
         self.capacity = self.groups * self.width * max(1, self.shifts // 4)
         self.fitted = True
 
-    def start_linear(self) -> None:
-        """Starts from the constant and all single features where their least-squares fit is worth
-        its parameters by generalised cross-validation, without those that are not significant."""
-        singles = [(), *((i,) for i in range(self.code.n))]
-        if len(singles) > self.capacity:
-            return
-        before, spare = self.energy().sum(), 1 - len(singles) / self.target.size
-        self.terms = dict.fromkeys(singles, 0.0)
-        self.least_squares()
-        if self.energy().sum() >= before * spare**2:
-            self.terms = {}
+    def add_low_orders(self) -> bool:
+        """Adds all sets up to some order where that is worth its parameters by generalised
+        cross-validation, without those that are not significant. Whether it did."""
+
+        def score() -> float:
+            return self.energy().sum() / (1 - len(self.terms) / self.target.size) ** 2
+
+        best, least, before = self.terms, score(), len(self.terms)
+        everything = best | {(): best.get((), 0.0)}
+        for order in range(1, self.code.t + 1):
+            if len(everything) + comb(self.code.n, order) > self.capacity:
+                break
+            level = combinations(range(self.code.n), order)
+            self.terms = everything | {k: everything.get(k, 0.0) for k in level}
             self.least_squares()
-            return
-        self.fitted = False
+            if score() >= least:
+                break
+            best, least, everything = self.terms, score(), self.terms
+        self.terms, self.fitted = best, False
         self.refit()
+        return len(best) > before
 
     def candidates(self, kind: str, flips: int, screen: float) -> list[Candidate]:
         if kind == "nearby":
