@@ -75,8 +75,9 @@ struct Fwht {
     }
   }
 
-  // All stages across R vectors. Adders and multipliers are separate pipes on some CPUs, so a third
-  // of the work goes to the multipliers, as a - 1 * b; the empty asm hides the 1 from the compiler.
+  // All stages across R vectors. Some CPUs add and multiply in separate pipes, so a third of the work
+  // goes to the multipliers, as a - 1 * b (8 to 20 % faster for b >= 9 on Zen 4); the empty asm hides
+  // the 1 from the compiler.
   template <int R>
   static SPEX_INLINE void vector_stages(Vector (&v)[R]) {
     Vector one = Vector{} + T(1);
