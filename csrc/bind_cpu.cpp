@@ -1,5 +1,6 @@
-// The Python face of the CPU kernels: raw addresses and sizes in, nothing checked, nothing allocated.
-// spex_core/native.py is its only caller and holds the tensors alive. The GIL is released throughout.
+// The Python face of the CPU kernels: raw addresses and sizes in, nothing checked, nothing
+// allocated. spex_core/native.py is its only caller and holds the tensors alive. The GIL is
+// released throughout.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>

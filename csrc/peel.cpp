@@ -83,9 +83,10 @@ class Peeler {
   }
 
  private:
-  // Adds all sets up to some order to the terms where that is worth its parameters by generalised cross-
-  // validation, without those that are not significant; returns whether it did. Many functions are a sum
-  // of small effects of low order, too small to be seen one by one among the others.
+  // Adds all sets up to some order to the terms where that is worth its parameters by generalised
+  // cross- validation, without those that are not significant; returns whether it did. Many
+  // functions are a sum of small effects of low order, too small to be seen one by one among the
+  // others.
   bool add_low_orders() {
     const auto score = [&](size_t parameters) {  // energy / (1 - parameters / readings)^2
       const double spare = 1 - double(parameters) / (double(bins_.size()) * q_.shifts);
@@ -152,8 +153,9 @@ class Peeler {
     return out;
   }
 
-  // For each live bin and each other group, the bin there whose readings correlate best with its own, if
-  // they do and one of the two is stale: they are likely to share a term, and their sum shows it 3 dB clearer.
+  // For each live bin and each other group, the bin there whose readings correlate best with its
+  // own, if they do and one of the two is stale: they are likely to share a term, and their sum
+  // shows it 3 dB clearer.
   std::vector<Job> correlated(const std::vector<int64_t>& live) const {
     const double least =
         std::sqrt(2 * std::log(double(int64_t{1} << q_.b)));  // the most B noises reach
@@ -214,8 +216,8 @@ class Peeler {
     return (g << q_.b) + index == bin;
   }
 
-  // Sets that need no decoding because they are few: single features, pairs, and the terms found so far
-  // with one feature more or less. Each is tested on all its bins at once.
+  // Sets that need no decoding because they are few: single features, pairs, and the terms found so
+  // far with one feature more or less. Each is tested on all its bins at once.
   std::vector<Candidate> nearby() const {
     const std::vector<int32_t> pool = features_at_hand();
     std::vector<double> pool_signs(pool.size() * q_.shifts);
