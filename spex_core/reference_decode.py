@@ -282,7 +282,8 @@ class Peeler:
         np.subtract.at(self.residual, (group, bins), coefs[:, None] * signs)
         self.terms = dict(zip(self.terms, coefs.tolist(), strict=True))
         spare = max(1, self.target.size - len(coefs))
-        return np.sqrt(self.energy().sum() / spare / meets) + self.floor / np.sqrt(meets)
+        return np.sqrt(self.energy().sum() / spare / meets) + self.floor
+
 
     def place(self, k: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The bin of k in each group, (C,), and its sign at each delay, (P,)."""
