@@ -111,14 +111,14 @@ def test_more_groups_are_used() -> None:
 
 def test_further_delays_are_used() -> None:
     recall = []
-    for further in (0, 60):
+    for further in (0, 200):
         found = 0.0
         for seed in range(6):
-            f = plant(64, 30, 5, seed=seed, snr=-5)
+            f = plant(64, 30, 5, seed=seed, snr=-8)
             plan = aliased_plan(64, 6, further=further, seed=seed)
             found += accuracy(f.terms, peeled(f, plan))[2] / 6
         recall.append(found)
-    assert 0.2 < recall[0] < recall[1] - 0.15
+    assert 0.2 < recall[0] < recall[1] - 0.1
 
 
 @pytest.mark.parametrize("decoder", ["soft", "hard"])
