@@ -120,9 +120,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "peel",
       [](const spex::BchCode& code, int groups, int shifts, int b, Address hash, Address bins,
-         double floor, int chase, Address features, Address coefs, int isa, int threads) {
+         int degree, double floor, int chase, Address features, Address coefs, int isa,
+         int threads) {
         const spex::PeelProblem problem{
-            code, groups, shifts, b, at<const int32_t>(hash), at<const double>(bins), floor};
+            code,   groups, shifts, b, at<const int32_t>(hash), at<const double>(bins),
+            degree, floor};
         return spex::peel_cpu(problem, chase, at<int32_t>(features), at<double>(coefs),
                               spex::resolve_isa(isa), threads);
       },

@@ -95,7 +95,7 @@ class Peeler {
     double least = score(terms_.size());
     std::vector<Term> all = terms_, best = terms_;
     std::vector<Key> level{Key{}};
-    for (int order = 0; order <= q_.code.t; ++order) {
+    for (int order = 0; order <= q_.degree; ++order) {
       for (const Key& key : level)
         if (!index_.count(key)) all.push_back(bins_.place(key.data() + 1, order));
       if (order > 0) {
@@ -195,6 +195,7 @@ class Peeler {
     if (pair)
       for (int p = 0; p < q_.shifts; ++p) readings[p] += bins_.readings(job[1])[p];
     chase_decode(q_.code, readings.data(), flips, [&](const int32_t* features, int count) {
+      if (count > q_.degree) return false;
       for (const int64_t bin : job)
         if (!falls_in(features, count, bin)) return false;
       const Term term = bins_.place(features, count);
@@ -277,13 +278,13 @@ class Peeler {
     for (int p = 0; p < q_.shifts; ++p) signs[p] = bit_at(bits, p) ? -1.0 : 1.0;
   }
 
-  // out = base with the feature put in or taken out; false if that is more than t features.
+  // out = base with the feature put in or taken out; false if that is too many.
   bool toggle(const Key& base, int32_t feature, Key& out) const {
     const int32_t* begin = base.data() + 1;
     const int32_t* end = begin + base[0];
     const int32_t* at = std::lower_bound(begin, end, feature);
     const bool in = at != end && *at == feature;
-    if (!in && base[0] == q_.code.t) return false;
+    if (!in && base[0] == q_.degree) return false;
     out = Key{};
     out[0] = base[0] + (in ? -1 : 1);
     int32_t* to = std::copy(begin, at, out.data() + 1);

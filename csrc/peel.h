@@ -18,13 +18,14 @@ struct PeelProblem {
   int b;                // bins a group: B = 2^b
   const int32_t* hash;  // (C, n): row i of M_g as b bits; the bin of k is their XOR over k
   const double* bins;   // (C, P, B)
+  int degree;           // largest set to look for, at most code.t
   double floor;         // standard deviation of rounding in one bin, > 0
 };
 
 // The most terms peel_cpu returns: a quarter of the readings.
 int64_t capacity(const PeelProblem& problem);
 
-// Finds terms k, |k| <= t, and their coefficients.
+// Finds terms k, |k| <= degree, and their coefficients.
 //
 // Round: every live bin is decoded (chase.h; chase = 0 is hard); of the sets that fall in their own
 // bin, the best by the likelihood ratio over all groups is the bin's candidate. Candidates are

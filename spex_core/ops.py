@@ -226,6 +226,7 @@ def peel(
     *,
     floor: float,
     chase: int,
+    degree: int | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The sparse spectrum that explains aliased bins, by repeated decode-and-subtract.
@@ -234,7 +235,8 @@ def peel(
              (-1)**<d_p, k>, plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r.
              delay_columns: int64 (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes:
              int32 (C, n), the bin of k is the XOR of its rows. floor: standard deviation of
-             rounding in one bin, > 0. chase: as bch_decode.
+             rounding in one bin, > 0. chase: as bch_decode. degree: the largest set to look for, at
+             most code.t, which it is by default.
     Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
@@ -261,13 +263,16 @@ def peel(
     )
     check(floor > 0, "peel: floor must be positive, got {}", floor)
     chase = check_int("peel: chase", chase, 0, 16)
+    degree = check_int("peel: degree", code.t if degree is None else degree, 1, code.t)
     match pick("peel", backend, bins.device):
         case "cpu":
             from . import native
 
-            return native.peel_cpu(bins.double(), code, delay_columns, hashes, floor, chase)
+            return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
-            return reference_decode.peel(bins.double(), code, delay_columns, hashes, floor, chase)
+            return reference_decode.peel(
+                bins.double(), code, delay_columns, hashes, degree, floor, chase
+            )
 
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:

@@ -97,9 +97,15 @@ def xor(numbers: np.ndarray | list[int]) -> int:
 
 
 def peel(
-    bins: Tensor, code: BchCode, delay_columns: Tensor, hashes: Tensor, floor: float, chase: int
+    bins: Tensor,
+    code: BchCode,
+    delay_columns: Tensor,
+    hashes: Tensor,
+    degree: int,
+    floor: float,
+    chase: int,
 ) -> tuple[Tensor, Tensor]:
-    peeler = Peeler(bins, code, delay_columns, hashes, floor)
+    peeler = Peeler(bins, code, delay_columns, hashes, degree, floor)
     stages = [("single", 0, 3.0)] + [("single", flips, 2.0) for flips in range(3, chase, 3)]
     nearby = len(stages)
     if chase:
@@ -133,9 +139,15 @@ class Peeler:
     """What is left of the bins, and the terms taken out of them; csrc/peel.h says the rules."""
 
     def __init__(
-        self, bins: Tensor, code: BchCode, delay_columns: Tensor, hashes: Tensor, floor: float
+        self,
+        bins: Tensor,
+        code: BchCode,
+        delay_columns: Tensor,
+        hashes: Tensor,
+        degree: int,
+        floor: float,
     ):
-        self.code, self.floor, self.hashes = code, floor, hashes.numpy()
+        self.code, self.degree, self.floor, self.hashes = code, degree, floor, hashes.numpy()
         self.target = bins.permute(0, 2, 1).contiguous().numpy()  # (C, B, P)
         self.groups, self.width, self.shifts = self.target.shape
         self.signs = delay_signs(delay_columns, self.shifts)  # (n, P)
@@ -155,7 +167,7 @@ class Peeler:
 
         best, least, before = self.terms, score(), len(self.terms)
         everything = best | {(): best.get((), 0.0)}
-        for order in range(1, self.code.t + 1):
+        for order in range(1, self.degree + 1):
             if len(everything) + comb(self.code.n, order) > self.capacity:
                 break
             level = combinations(range(self.code.n), order)
@@ -213,7 +225,7 @@ class Peeler:
         groups = tuple(g for g, _ in job)
         best = None
         for k in chase_decode(readings, self.code, flips):
-            if any(xor(self.hashes[g, list(k)]) != j for g, j in job):
+            if len(k) > self.degree or any(xor(self.hashes[g, list(k)]) != j for g, j in job):
                 continue
             ratio = self.ratio(k, self.estimate(k, groups), range(self.groups))
             if best is None or ratio > -best[0]:
@@ -238,7 +250,7 @@ class Peeler:
             ratio = (inner / energy[at]).sum(0) ** 2 / (1 / energy[at]).sum(0) / 2
             for i in np.flatnonzero(ratio >= bound):
                 k = tuple(sorted({*base} ^ {int(pool[i])}))
-                if len(k) <= self.code.t and not (len(base) == 1 and pool[i] <= base[0]):
+                if len(k) <= self.degree and not (len(base) == 1 and pool[i] <= base[0]):
                     found.append((-ratio[i], len(k), k, (), bound))
         return found
 
@@ -293,7 +305,7 @@ class Peeler:
         np.subtract.at(self.residual, (group, bins), coefs[:, None] * signs)
         self.terms = dict(zip(self.terms, coefs.tolist(), strict=True))
         spare = max(1, self.target.size - len(coefs))
-        return np.sqrt(self.energy().sum() / spare / meets) + self.floor / np.sqrt(meets)
+        return np.sqrt(self.energy().sum() / spare / meets) + self.floor
 
     def place(self, k: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The bin of k in each group, (C,), and its sign at each delay, (P,)."""
