@@ -1,14 +1,14 @@
 """The parity kernels against dense products of +-1 matrices and counts of bits.
 
-    python bench/bench_parity.py   # all tables, in 2 minutes; writes bench/results/parity.json
+    python bench/bench_parity.py   # all tables, 2 minutes; writes bench/results/parity.json
     pytest bench/bench_parity.py   # the same cases, in pytest-benchmark groups
 
-Every call is first checked against a rival. Times are medians, of CPU time on one thread and of wall
-time on all; a ratio is the median over rounds of the ratio within a round. A bit product is one of
-the T S n ANDs of a product; Tbit/s counts them over the best time of the whole call, layout changes
-included. Rivals: torch's products of dense 0/1 or +-1 matrices (made beforehand and not timed, but
-for "made on the way") and NumPy's count of bits, term by term. Supports are dense (half of the
-features) or sparse (up to 5 features, as SPEX finds them).
+Every call is first checked against a rival. Times are medians, of CPU time on one thread and of
+wall time on all; a ratio is the median over rounds of the ratio within a round. A bit product is
+one of the T S n ANDs of a product; Tbit/s counts them over the best time of the whole call, layout
+changes included. Rivals: torch's products of dense 0/1 or +-1 matrices (made beforehand and not
+timed, but for "made on the way") and NumPy's count of bits, term by term. Supports are dense (half
+of the features) or sparse (up to 5 features, as SPEX finds them).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def scale() -> harness.Row:
         before, start = harness.peak_mb(), time.process_time()
         out = call()
         row[f"{name} s"] = time.process_time() - start
-        row[f"{name} extra MB"] = harness.peak_mb() - before - out.nbytes / 2**20
+        row[f"{name} extra MB"] = max(0.0, harness.peak_mb() - before - out.nbytes / 2**20)
     return row
 
 
