@@ -103,7 +103,7 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
 
     Args:     masks: packed int64 (T, W). support: packed (S, W).
     Returns:  packed int64 (S, ceil(T / 64)), packed along the samples; spare bits are zero.
-    Cost:     T S n bit products; on cpu, where a support has at most 8 features a word, T |k| instead.
+    Cost:     T S n bit products; on cpu T |k| for a support of at most 8 features a word.
               Memory beyond the result: 64 bytes a term for each thread, and a copy of the supports.
     """
     _check_packed("parity_bits", masks=masks, support=support)
