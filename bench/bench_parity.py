@@ -1,6 +1,6 @@
 """The parity kernels against dense products of +-1 matrices and counts of bits.
 
-    python bench/bench_parity.py   # all tables, in 2 minutes; writes bench/results/parity.json
+    python bench/bench_parity.py   # all tables, 2 minutes; writes bench/results/parity.json
     pytest bench/bench_parity.py   # the same cases, in pytest-benchmark groups
 
 Every call is first checked against a rival. Times are medians, of CPU time on one thread and of
@@ -161,7 +161,7 @@ def scale() -> harness.Row:
         before, start = harness.peak_mb(), time.process_time()
         out = call()
         row[f"{name} s"] = time.process_time() - start
-        row[f"{name} extra MB"] = harness.peak_mb() - before - out.nbytes / 2**20
+        row[f"{name} extra MB"] = max(0.0, harness.peak_mb() - before - out.nbytes / 2**20)
     return row
 
 
