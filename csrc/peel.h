@@ -33,11 +33,10 @@ int64_t capacity(const PeelProblem& problem);
 // still favours it; then it is subtracted from all its bins. When a round takes nothing the
 // coefficients are refitted by least squares over all bins, terms that are not significant dropped,
 // and the search goes on from the new residual. When that finds nothing either, a soft decoder
-// looks harder: with more flips, at all sets up to an order or near those found, and at sums of bins
-// of two groups that correlate.
-// features (capacity, t): ascending, -1 beyond; coefs (capacity). Returns the
-// number of terms, ordered by size of the set, then by its features. Same bits for any isa and any
-// number of threads.
+// looks harder: with more flips, at all sets up to an order or near those found, and at sums of
+// bins of two groups that correlate. features (capacity, t): ascending, -1 beyond; coefs
+// (capacity). Returns the number of terms, ordered by size of the set, then by its features. Same
+// bits for any isa and any number of threads.
 int64_t peel_cpu(const PeelProblem& problem, int chase, int32_t* features, double* coefs, Isa isa,
                  int threads);
 

@@ -56,8 +56,8 @@ class PeelBins {
   void subtract(const Term& term);
 
   // Sets the coefficients to the least-squares fit of all bins and the residual to what it leaves.
-  // Returns the standard error of a coefficient, rounding included in full: unlike noise it does not
-  // average out over a term's readings. Conjugate gradients: every term meets C P readings, and
+  // Returns the standard error of a coefficient, rounding included in full: unlike noise it does
+  // not average out over a term's readings. Conjugate gradients: every term meets C P readings, and
   // nothing larger than the bins is stored.
   double least_squares(std::vector<Term>& terms);
 
