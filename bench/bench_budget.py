@@ -10,8 +10,9 @@ use:
     uniform          nothing else
     delays           further uniform delays
     groups           a fourth and fifth group
-    groups, delays   those, then further delays: what plan_spex does
-    code             the delays of the code of the largest t that fits, then further uniform delays
+    groups, delays   those, then further delays
+    code             the delays of the code of the largest t that fits, though only sets of the
+                     degree are looked for, then further uniform delays: what plan_spex does
     two groups       two groups of 2**(b + 1) bins instead of three, then further delays
 
 On planted spectra, sparse and with a dense tail (2,000 terms, |F| falling as rank**-0.8), and on
@@ -35,7 +36,7 @@ from spex_core import masks as bits
 from spex_core import ops
 from spex_core.codes import MAX_T, bch_code
 from spex_core.evaluate import evaluate
-from spex_core.plan import GROUPS, MAX_DELAYS, MAX_GROUPS, SamplingPlan, aliased_plan
+from spex_core.plan import GROUPS, MAX_DELAYS, SamplingPlan, aliased_plan
 from spex_core.spex import fit_plan
 
 DEGREE = 5
@@ -99,20 +100,22 @@ def series(n: int, sets: list[tuple[int, ...]], coefs: np.ndarray) -> Function:
 
 def spend(policy: str, n: int, b: int, budget: int, seed: int) -> SamplingPlan:
     """A plan of `budget` distinct masks, none held out."""
-    groups, degree, further = GROUPS, DEGREE, 0
+    groups, corrects, further = GROUPS, DEGREE, 0
     if policy == "two groups":
         groups, b = 2, b + 1
     if policy == "code":
         fits = (
             t for t in range(DEGREE, MAX_T + 1) if groups * bch_code(n, t).delays << b <= budget
         )
-        degree = max(fits)
-    shifts = bch_code(n, degree).delays
+        corrects = max(fits)
+    shifts = bch_code(n, corrects).delays
     if policy.startswith("groups"):
-        groups = min(budget // (shifts << b), MAX_GROUPS)
+        groups = min(budget // (shifts << b), 5)
     if policy in ("delays", "groups, delays", "code", "two groups"):
         further = min(budget // (groups << b), MAX_DELAYS) - shifts
-    plan = aliased_plan(n, b, groups=groups, degree=degree, seed=seed, further=further)
+    plan = aliased_plan(
+        n, b, groups=groups, degree=DEGREE, seed=seed, corrects=corrects, further=further
+    )
     left = budget - len(np.unique(plan.row_keys()))
     extra = unseen_masks(plan, left, seed=seed)
     return dataclasses.replace(plan, extra=extra, budget=budget)

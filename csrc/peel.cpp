@@ -68,8 +68,8 @@ class Peeler {
         continue;
       }
       if (refit()) continue;
-      if (stage == 0 && chase > 0 && !std::exchange(grown, true) && add_low_orders()) continue;
       if (++stage == stages.size()) {
+        if (chase > 0 && !std::exchange(grown, true) && add_low_orders()) later = true;
         if (!later) break;
         later = false;
         stage = nearby;
@@ -84,7 +84,7 @@ class Peeler {
 
  private:
   // Adds all sets up to some order to the terms where that is worth its parameters by generalised
-  // cross- validation, without those that are not significant; returns whether it did. Many
+  // cross-validation, without those that are not significant; returns whether it did. Many
   // functions are a sum of small effects of low order, too small to be seen one by one among the
   // others.
   bool add_low_orders() {
@@ -100,9 +100,10 @@ class Peeler {
         if (!index_.count(key)) all.push_back(bins_.place(key.data() + 1, order));
       if (order > 0) {
         bins_.least_squares(all);
-        if (score(all.size()) >= least) break;
-        least = score(all.size());
-        best = all;
+        if (score(all.size()) < least) {
+          least = score(all.size());
+          best = all;
+        }
       }
       const double next = double(level.size()) * (double(q_.code.n) - order) / (order + 1);
       if (double(all.size()) + next > double(capacity(q_))) break;

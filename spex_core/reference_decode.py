@@ -118,12 +118,11 @@ def peel(
             continue
         if peeler.refit():
             continue
-        if not grown:
-            grown = True
-            if peeler.add_low_orders():
-                continue
         stage += 1
         if stage == len(stages):
+            if not grown:
+                grown = True
+                later = peeler.add_low_orders() or later
             if not later:
                 break
             stage, later = nearby, False
@@ -173,9 +172,9 @@ class Peeler:
             level = combinations(range(self.code.n), order)
             self.terms = everything | {k: everything.get(k, 0.0) for k in level}
             self.least_squares()
-            if score() >= least:
-                break
-            best, least, everything = self.terms, score(), self.terms
+            everything = self.terms
+            if score() < least:
+                best, least = everything, score()
         self.terms, self.fitted = best, False
         self.refit()
         return len(best) > before
