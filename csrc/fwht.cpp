@@ -47,8 +47,7 @@ void share_row(const FwhtKernel<T>& kernel, const T* in, T* out, int b, int thre
 }
 
 template <typename T>
-void transform(const FwhtKernel<T>& kernel, const T* in, T* out, int64_t rows, int b,
-               int threads) {
+void transform(const FwhtKernel<T>& kernel, const T* in, T* out, int64_t rows, int b, int threads) {
   if (rows == 0) return;
   threads = static_cast<int>(std::min<int64_t>(threads, (rows << b) / kThreadValues));
   if (threads <= 1) {

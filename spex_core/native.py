@@ -119,6 +119,7 @@ def peel_cpu(
     code: BchCode,
     columns: Tensor,
     hashes: Tensor,
+    degree: int,
     floor: float,
     chase: int,
     *,
@@ -131,7 +132,7 @@ def peel_cpu(
     coefs = torch.empty(most, dtype=torch.float64)
     count = _cpu.peel(
         *(_code(code, columns), groups, shifts, width.bit_length() - 1),
-        *(hashes.data_ptr(), bins.data_ptr(), floor, chase),
+        *(hashes.data_ptr(), bins.data_ptr(), degree, floor, chase),
         *(features.data_ptr(), coefs.data_ptr(), *_how(isa)),
     )
     return features[:count].clone(), coefs[:count].clone()

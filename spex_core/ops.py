@@ -106,7 +106,8 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
 
     Args:     masks: packed int64 (T, W). support: packed (S, W).
     Returns:  packed int64 (S, ceil(T / 64)), packed along the samples; spare bits are zero.
-    Cost:     T S n bit products.
+    Cost:     T S n bit products; on cpu T |k| for a support of at most 8 features a word.
+              Memory beyond the result: 64 bytes a term for each thread, and a copy of the supports.
     """
     _check_packed("parity_bits", masks=masks, support=support)
     match pick("parity_bits", backend, masks.device):
@@ -125,7 +126,8 @@ def parity_predict(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). coefs: (S,), taken as float64.
     Returns:  float64 (T,). No (T, S) matrix is built.
-    Accuracy: float64 sums in the order of s.
+    Accuracy: float64 sums; on cpu in the order of s, the same bits for any number of threads.
+    Cost:     parity_bits, and T S additions.
     """
     _check_packed("parity_predict", masks=masks, support=support)
     _check_vector("parity_predict", "coefs", coefs, len(support))
@@ -145,6 +147,8 @@ def parity_adjoint(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). values: (T,), taken as float64.
     Returns:  float64 (S,). No (T, S) matrix is built.
+    Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads.
+    Cost:     parity_bits, and T S additions.
     """
     _check_packed("parity_adjoint", masks=masks, support=support)
     _check_vector("parity_adjoint", "values", values, len(masks))
@@ -226,6 +230,7 @@ def peel(
     *,
     floor: float,
     chase: int,
+    degree: int | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The sparse spectrum that explains aliased bins, by repeated decode-and-subtract.
@@ -234,7 +239,8 @@ def peel(
              (-1)**<d_p, k>, plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r.
              delay_columns: int64 (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes:
              int32 (C, n), the bin of k is the XOR of its rows. floor: standard deviation of
-             rounding in one bin, > 0. chase: as bch_decode.
+             rounding in one bin, > 0. chase: as bch_decode. degree: the largest set to look for, at
+             most code.t, which it is by default.
     Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
@@ -261,13 +267,16 @@ def peel(
     )
     check(floor > 0, "peel: floor must be positive, got {}", floor)
     chase = check_int("peel: chase", chase, 0, 16)
+    degree = check_int("peel: degree", code.t if degree is None else degree, 1, code.t)
     match pick("peel", backend, bins.device):
         case "cpu":
             from . import native
 
-            return native.peel_cpu(bins.double(), code, delay_columns, hashes, floor, chase)
+            return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
-            return reference_decode.peel(bins.double(), code, delay_columns, hashes, floor, chase)
+            return reference_decode.peel(
+                bins.double(), code, delay_columns, hashes, degree, floor, chase
+            )
 
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:

@@ -37,6 +37,7 @@ def peel(
         plan.code,
         plan.delay_columns,
         plan.hashes,
+        degree=plan.degree,
         floor=4 * ROUNDING[dtype] * scale,
         chase=SOFT_FLIPS if decoder == "soft" else 0,
         backend=backend,

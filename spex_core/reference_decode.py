@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import combinations, zip_longest
+from math import comb
 
 import numpy as np
 import torch
@@ -96,21 +97,31 @@ def xor(numbers: np.ndarray | list[int]) -> int:
 
 
 def peel(
-    bins: Tensor, code: BchCode, delay_columns: Tensor, hashes: Tensor, floor: float, chase: int
+    bins: Tensor,
+    code: BchCode,
+    delay_columns: Tensor,
+    hashes: Tensor,
+    degree: int,
+    floor: float,
+    chase: int,
 ) -> tuple[Tensor, Tensor]:
-    peeler = Peeler(bins, code, delay_columns, hashes, floor)
+    peeler = Peeler(bins, code, delay_columns, hashes, degree, floor)
     stages = [("single", 0, 3.0)] + [("single", flips, 2.0) for flips in range(3, chase, 3)]
     nearby = len(stages)
     if chase:
         stages += [("nearby", 0, 0.0), ("single", chase, 1.0), ("pairs", chase, 0.0)]
-        peeler.start_linear()
-    stage, later = 0, False  # later: something was found after the last look nearby
+    stage, grown = 0, not chase  # grown: low orders were tried
+    later = False  # something was found after the last look nearby
     for _ in range(200):
         if peeler.take(peeler.candidates(*stages[stage])):
             later = later or stage > nearby
             continue
         if peeler.refit():
             continue
+        if not grown:
+            grown = True
+            if peeler.add_low_orders():
+                continue
         stage += 1
         if stage == len(stages):
             if not later:
@@ -128,9 +139,15 @@ class Peeler:
     """What is left of the bins, and the terms taken out of them; csrc/peel.h says the rules."""
 
     def __init__(
-        self, bins: Tensor, code: BchCode, delay_columns: Tensor, hashes: Tensor, floor: float
+        self,
+        bins: Tensor,
+        code: BchCode,
+        delay_columns: Tensor,
+        hashes: Tensor,
+        degree: int,
+        floor: float,
     ):
-        self.code, self.floor, self.hashes = code, floor, hashes.numpy()
+        self.code, self.degree, self.floor, self.hashes = code, degree, floor, hashes.numpy()
         self.target = bins.permute(0, 2, 1).contiguous().numpy()  # (C, B, P)
         self.groups, self.width, self.shifts = self.target.shape
         self.signs = delay_signs(delay_columns, self.shifts)  # (n, P)
@@ -141,21 +158,27 @@ class Peeler:
         self.capacity = self.groups * self.width * max(1, self.shifts // 4)
         self.fitted = True
 
-    def start_linear(self) -> None:
-        """Starts from the constant and all single features where their least-squares fit is worth
-        its parameters by generalised cross-validation, without those that are not significant."""
-        singles = [(), *((i,) for i in range(self.code.n))]
-        if len(singles) > self.capacity:
-            return
-        before, spare = self.energy().sum(), 1 - len(singles) / self.target.size
-        self.terms = dict.fromkeys(singles, 0.0)
-        self.least_squares()
-        if self.energy().sum() >= before * spare**2:
-            self.terms = {}
+    def add_low_orders(self) -> bool:
+        """Adds all sets up to some order where that is worth its parameters by generalised
+        cross-validation, without those that are not significant. Whether it did."""
+
+        def score() -> float:
+            return self.energy().sum() / (1 - len(self.terms) / self.target.size) ** 2
+
+        best, least, before = self.terms, score(), len(self.terms)
+        everything = best | {(): best.get((), 0.0)}
+        for order in range(1, self.degree + 1):
+            if len(everything) + comb(self.code.n, order) > self.capacity:
+                break
+            level = combinations(range(self.code.n), order)
+            self.terms = everything | {k: everything.get(k, 0.0) for k in level}
             self.least_squares()
-            return
-        self.fitted = False
+            if score() >= least:
+                break
+            best, least, everything = self.terms, score(), self.terms
+        self.terms, self.fitted = best, False
         self.refit()
+        return len(best) > before
 
     def candidates(self, kind: str, flips: int, screen: float) -> list[Candidate]:
         if kind == "nearby":
@@ -202,7 +225,7 @@ class Peeler:
         groups = tuple(g for g, _ in job)
         best = None
         for k in chase_decode(readings, self.code, flips):
-            if any(xor(self.hashes[g, list(k)]) != j for g, j in job):
+            if len(k) > self.degree or any(xor(self.hashes[g, list(k)]) != j for g, j in job):
                 continue
             ratio = self.ratio(k, self.estimate(k, groups), range(self.groups))
             if best is None or ratio > -best[0]:
@@ -227,7 +250,7 @@ class Peeler:
             ratio = (inner / energy[at]).sum(0) ** 2 / (1 / energy[at]).sum(0) / 2
             for i in np.flatnonzero(ratio >= bound):
                 k = tuple(sorted({*base} ^ {int(pool[i])}))
-                if len(k) <= self.code.t and not (len(base) == 1 and pool[i] <= base[0]):
+                if len(k) <= self.degree and not (len(base) == 1 and pool[i] <= base[0]):
                     found.append((-ratio[i], len(k), k, (), bound))
         return found
 
@@ -283,7 +306,6 @@ class Peeler:
         self.terms = dict(zip(self.terms, coefs.tolist(), strict=True))
         spare = max(1, self.target.size - len(coefs))
         return np.sqrt(self.energy().sum() / spare / meets) + self.floor
-
 
     def place(self, k: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The bin of k in each group, (C,), and its sign at each delay, (P,)."""

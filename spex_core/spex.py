@@ -43,10 +43,10 @@ def spex(
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
 
     A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as
-    far as it reaches, to three groups of 2**b aliased bins with the largest b that fits, then to a
-    fourth and fifth group, then to further delays, then to uniform masks that only the refit uses.
-    plan_spex says why. A budget of 2**n evaluates every mask, and the result is then exact whatever
-    the degree.
+    far as it reaches, to three groups of 2**b aliased bins with the largest b that fits, then to
+    delays of a code that corrects more errors, then to uniform delays and last to uniform masks
+    that only the refit uses: plan_spex says why. A budget of 2**n evaluates every mask, and the
+    result is then exact whatever the degree.
 
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers; 1 = the feature is kept.
@@ -170,8 +170,8 @@ def describe(plan: SamplingPlan) -> str:
     if plan.code is None:
         return f"the whole table, 2**{plan.n} masks"
     further = plan.shifts - plan.code.delays
-    delays = f"{plan.code.delays}" + (f" + {further}" if further else "")
-    text = f"{plan.groups} groups x {delays} delays x {1 << plan.b} bins"
+    delays = f"{plan.code.delays} + {further} uniform" if further else f"{plan.code.delays}"
+    text = f"{plan.groups} groups x {delays} delays x {1 << plan.b} bins, code of t = {plan.code.t}"
     uniform = len(plan.extra) - plan.holdout
     return text + (f", {uniform:,} uniform masks" if uniform else "")
 
