@@ -36,34 +36,34 @@ def evaluate(
     Raises:  EvaluationError if f raises or returns anything but one finite number per mask. It
              holds what was paid for; pass its `known` to go on.
     """
-    keys, first, inverse = np.unique(plan.row_keys(), return_index=True, return_inverse=True)
+    # slot: row -> its place in `values`
+    keys, first, slot = np.unique(plan.row_keys(), return_index=True, return_inverse=True)
     values = np.full(len(keys), np.nan)
     if known is not None:
-        _fill_known(values, keys, plan, known)
+        known = check_samples("known", *known)
+        _fill_known(values, keys, plan, *known)
     owed = np.zeros(plan.total, np.bool_)
     owed[first[np.isnan(values)]] = True
-    slot = inverse  # row -> its place in `values`
     total, done = int(owed.sum()), 0
 
-    for rows, batch in _batches(plan, owed, batch_size):
-        try:
-            answer = _numbers(f(batch), len(batch))
-        except (Exception, KeyboardInterrupt) as cause:
-            paid, worth = _paid(plan, owed & ~np.isnan(values[slot]), values[slot], known)
-            interrupted = isinstance(cause, KeyboardInterrupt)
-            raise (EvaluationInterrupted if interrupted else EvaluationError)(
-                f"the value function failed after {done} of {total} evaluations "
-                f"({type(cause).__name__}: {cause}); error.known holds what is done: pass it as "
-                "known= to go on from there",
-                masks=paid,
-                values=worth,
-                done=done,
-                total=total,
-            ) from cause
-        values[slot[rows]] = answer
-        done += len(rows)
-        if progress is not None:
-            progress(done, total)
+    try:
+        for rows, batch in _batches(plan, owed, batch_size):
+            values[slot[rows]] = _numbers(f(batch), len(batch))
+            done += len(rows)
+            if progress is not None:
+                progress(done, total)
+    except (Exception, KeyboardInterrupt) as cause:  # wherever it struck, what was paid for is kept
+        paid, worth = _paid(plan, owed & ~np.isnan(values[slot]), values[slot], known)
+        interrupted = isinstance(cause, KeyboardInterrupt)
+        raise (EvaluationInterrupted if interrupted else EvaluationError)(
+            f"evaluation failed after {done} of {total} evaluations "
+            f"({type(cause).__name__}: {cause}); error.known holds what is done: pass it as "
+            "known= to go on from there",
+            masks=paid,
+            values=worth,
+            done=done,
+            total=total,
+        ) from cause
     return torch.from_numpy(values[slot]), total
 
 
@@ -95,13 +95,17 @@ def _numbers(answer: object, count: int) -> np.ndarray:
     """A value function's answer as float64 (count,), or a ValueError that says what is wrong with
     it."""
     if isinstance(answer, Tensor):
-        answer = answer.detach().cpu().double().numpy()
-    values = np.asarray(answer, dtype=np.float64)
+        answer = answer.detach().cpu()
+        answer = answer.numpy() if answer.is_complex() else answer.double().numpy()
+    values = np.asarray(answer)
     check(
         values.shape == (count,),
         "it must return one number per mask, shape ({},), got shape {}",
         *(count, values.shape),
     )
+    if values.dtype.kind == "c":
+        raise TypeError(f"it must return real numbers, got {values.dtype}")
+    values = values.astype(np.float64)
     bad = ~np.isfinite(values)
     check(
         not bad.any(),
@@ -112,9 +116,8 @@ def _numbers(answer: object, count: int) -> np.ndarray:
 
 
 def _fill_known(
-    values: np.ndarray, keys: np.ndarray, plan: SamplingPlan, known: tuple[np.ndarray, np.ndarray]
+    values: np.ndarray, keys: np.ndarray, plan: SamplingPlan, masks: np.ndarray, numbers: np.ndarray
 ) -> None:
-    masks, numbers = check_samples("known", *known)
     check(
         masks.shape[1] == plan.n,
         "known: masks must have n = {} columns, got {}",

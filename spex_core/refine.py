@@ -36,7 +36,7 @@ def least_squares(masks: Tensor, values: Tensor, support: Tensor, *, ridge: floa
     diagonal = gram.diagonal()
     diagonal += ridge * samples
     factor, failed = torch.linalg.cholesky_ex(gram)
-    if failed:
+    if failed or bool((factor.diagonal() ** 2 < 1e-10 * samples).any()):  # rounding may hide a zero
         diagonal += 1e-10 * samples
         factor = torch.linalg.cholesky(gram)
     return torch.cholesky_solve(right[:, None], factor)[:, 0]

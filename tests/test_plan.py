@@ -120,9 +120,11 @@ def test_held_out_rows_are_not_among_the_fitted(plan: SamplingPlan) -> None:
     assert not fitted & {row.tobytes() for row in masks[-plan.holdout :]}
 
 
-def test_delays_are_the_parity_rows_of_the_code() -> None:
-    plan = aliased_plan(100, 3, degree=4, further=7)
-    code = bch_code(100, 4)
+@pytest.mark.parametrize("corrects", [None, 4, 7])
+def test_delays_are_the_parity_rows_of_the_code(corrects: int | None) -> None:
+    plan = aliased_plan(100, 3, degree=4, corrects=corrects, further=7)
+    code = bch_code(100, corrects or 4)
+    assert plan.degree == 4
     assert plan.code is code
     assert plan.shifts == code.delays + 7
     delays = bits.unpack(plan.delays, 100)
@@ -190,13 +192,18 @@ def test_seeds() -> None:
 
 
 def test_a_larger_budget_buys_no_less() -> None:
+    """The largest b; then the strongest code, then uniform delays, with no whole row left over."""
     bins = {}
-    for budget in range(least_budget(30, 5), 20_000, 97):
+    for budget in range(least_budget(30, 5), 20_000, 397):
         plan = plan_spex(30, budget)
         groups, shifts, width = plan.shape
+        usable = budget - plan.holdout
         assert groups == 3
-        assert plan.code.delays <= shifts <= MAX_DELAYS
-        assert budget - plan.holdout < 6 * plan.code.delays * width  # else b would be larger
+        assert bch_code(30, 5).delays <= shifts <= MAX_DELAYS
+        assert plan.aliased <= usable < 2 * 3 * bch_code(30, 5).delays * width
+        assert shifts == usable // (3 * width)
+        assert plan.code.t == 10 or bch_code(30, plan.code.t + 1).delays > shifts
+        assert plan.code.t >= plan.degree == 5
         bins[budget] = width
     assert list(bins.values()) == sorted(bins.values())
     assert len(set(bins.values())) == 5
@@ -260,6 +267,9 @@ def test_bad_arguments(change: dict, error: type[Exception], message: str) -> No
     [
         ({"b": MAX_B + 1}, "b must be an integer >= 0 and <= 20, got 21"),
         ({"n": 5, "b": 6}, "b must be an integer >= 0 and <= 5, got 6"),
+        ({"corrects": 4}, "corrects must be an integer >= 5, got 4"),
+        ({"corrects": 11}, "t must be an integer >= 1 and <= 10, got 11"),
+        ({"degree": 11}, "degree must be an integer >= 1 and <= 10, got 11"),
         ({"groups": 0}, "groups must be an integer >= 1 and <= 16, got 0"),
         ({"groups": 17}, "groups must be an integer >= 1 and <= 16, got 17"),
         ({"further": 373}, "further must be an integer >= 0 and <= 372, got 373"),
