@@ -1,9 +1,10 @@
-// Decoding of a feature set k from its parities under a binary BCH code, singly or with soft readings.
+// Decoding of a feature set k from its parities under a binary BCH code, singly or with soft
+// readings.
 //
 // The code has length 2^m - 1 and corrects t errors. In systematic form bit i of k sits at position
-// `parities` + i of the codeword and parity q at position q, so the word that holds the measured parities and
-// zeros elsewhere differs from the codeword of k in the |k| positions of k and in the wrong parities:
-// bounded-distance decoding finds k whenever |k| + (wrong parities) <= t.
+// `parities` + i of the codeword and parity q at position q, so the word that holds the measured
+// parities and zeros elsewhere differs from the codeword of k in the |k| positions of k and in the
+// wrong parities: bounded-distance decoding finds k whenever |k| + (wrong parities) <= t.
 #pragma once
 
 #include <cstdint>
@@ -45,8 +46,8 @@ struct GfPoly {
 };
 
 // The error locator of odd syndromes S_1, S_3, ..., S_{2t-1} as a monic polynomial whose roots are
-// alpha^position, by Berlekamp-Massey (every second discrepancy vanishes for a binary code). Degree -1: more
-// than t errors.
+// alpha^position, by Berlekamp-Massey (every second discrepancy vanishes for a binary code). Degree
+// -1: more than t errors.
 SPEX_HOST_DEVICE inline GfPoly bch_locator(const BchCode& code, const int32_t* odd) {
   const int t = code.t;
   int32_t s[2 * kMaxErrors + 1];
@@ -120,9 +121,10 @@ SPEX_HOST_DEVICE inline GfPoly gf_quotient(const BchCode& code, GfPoly a, const 
   return q;
 }
 
-// The roots of a monic f if it has degree-many distinct ones in GF(2^m), none zero: Berlekamp's trace
-// algorithm. x^(2^i) mod f for i < m first shows whether f divides x^(2^m) - x (it does iff f splits), then
-// gives the traces Tr(beta x) mod f whose gcds with f pull the roots apart. Returns whether f splits.
+// The roots of a monic f if it has degree-many distinct ones in GF(2^m), none zero: Berlekamp's
+// trace algorithm. x^(2^i) mod f for i < m first shows whether f divides x^(2^m) - x (it does iff f
+// splits), then gives the traces Tr(beta x) mod f whose gcds with f pull the roots apart. Returns
+// whether f splits.
 SPEX_HOST_DEVICE inline bool gf_roots(const BchCode& code, const GfPoly& f, int32_t* roots) {
   const int degree = f.degree, m = code.m;
   if (!f.at[0]) return false;
@@ -182,8 +184,8 @@ SPEX_HOST_DEVICE inline bool gf_roots(const BchCode& code, const GfPoly& f, int3
   return true;
 }
 
-// The feature set whose parities have these odd syndromes, with up to t - |k| parities wrong: ascending
-// features and their number, or -1 if no codeword is within distance t.
+// The feature set whose parities have these odd syndromes, with up to t - |k| parities wrong:
+// ascending features and their number, or -1 if no codeword is within distance t.
 SPEX_HOST_DEVICE inline int bch_locate(const BchCode& code, const int32_t* odd, int32_t* features) {
   const GfPoly f = bch_locator(code, odd);
   if (f.degree <= 0) return f.degree;
@@ -203,11 +205,11 @@ SPEX_HOST_DEVICE inline int bch_locate(const BchCode& code, const int32_t* odd, 
 
 // Decodes rows of readings, each +-F plus noise: readings (rows, 1 + parities), delay 0 first.
 //
-// chase = 0 (hard): the parities are the signs of readings 1.. against the sign of reading 0, for both signs of
-// reading 0. chase = q > 0 (soft): in addition all 2^q flips of the q parities with the smallest
-// |reading| are tried. Of all sets found the one with the largest |sum_p (-1)^<d_p, k> reading_p| wins, the
-// first in the order tried on a tie.
-// features (rows, t): ascending, -1 beyond; counts (rows): |k|, or -1 where nothing decodes.
+// chase = 0 (hard): the parities are the signs of readings 1.. against the sign of reading 0, for
+// both signs of reading 0. chase = q > 0 (soft): in addition all 2^q flips of the q parities with
+// the smallest |reading| are tried. Of all sets found the one with the largest |sum_p (-1)^<d_p, k>
+// reading_p| wins, the first in the order tried on a tie. features (rows, t): ascending, -1 beyond;
+// counts (rows): |k|, or -1 where nothing decodes.
 void bch_decode_cpu(const BchCode& code, const double* readings, int64_t rows, int chase,
                     int32_t* features, int32_t* counts, int threads);
 

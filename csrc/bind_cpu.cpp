@@ -1,5 +1,6 @@
-// The Python face of the CPU kernels: raw addresses and sizes in, nothing checked, nothing allocated.
-// spex_core/native.py is its only caller and holds the tensors alive. The GIL is released throughout.
+// The Python face of the CPU kernels: raw addresses and sizes in, nothing checked, nothing
+// allocated. spex_core/native.py is its only caller and holds the tensors alive. The GIL is
+// released throughout.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -119,9 +120,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "peel",
       [](const spex::BchCode& code, int groups, int shifts, int b, Address hash, Address bins,
-         double floor, int chase, Address features, Address coefs, int isa, int threads) {
+         int degree, double floor, int chase, Address features, Address coefs, int isa,
+         int threads) {
         const spex::PeelProblem problem{
-            code, groups, shifts, b, at<const int32_t>(hash), at<const double>(bins), floor};
+            code,   groups, shifts, b, at<const int32_t>(hash), at<const double>(bins),
+            degree, floor};
         return spex::peel_cpu(problem, chase, at<int32_t>(features), at<double>(coefs),
                               spex::resolve_isa(isa), threads);
       },

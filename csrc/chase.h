@@ -1,4 +1,5 @@
-// Chase decoding: hard decoding of every flip pattern of the least reliable readings, for both signs.
+// Chase decoding: hard decoding of every flip pattern of the least reliable readings, for both
+// signs.
 #pragma once
 
 #include <algorithm>
@@ -30,8 +31,8 @@ inline double signed_sum(const uint64_t* bits, const double* readings, int shift
   return sum;
 }
 
-// Calls visit(features, count) for each pattern that decodes: no flips first, then Gray order, each pattern
-// with the sign of reading 0 as measured and reversed. visit returns true to stop.
+// Calls visit(features, count) for each pattern that decodes: no flips first, then Gray order, each
+// pattern with the sign of reading 0 as measured and reversed. visit returns true to stop.
 template <typename Visit>
 void chase_decode(const BchCode& code, const double* readings, int flips, const Visit& visit) {
   const int t = code.t;

@@ -69,5 +69,5 @@ SPEX_TARGET inline V multiply_low(V a, V b) {
 #define SPEX_CHOOSE(isa, kernel) \
   ((isa) >= Isa::avx512 ? avx512::kernel : (isa) == Isa::avx2 ? avx2::kernel : portable::kernel)
 #else
-#define SPEX_CHOOSE(isa, kernel) portable::kernel
+#define SPEX_CHOOSE(isa, kernel) (static_cast<void>(isa), portable::kernel)
 #endif

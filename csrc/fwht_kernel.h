@@ -1,10 +1,10 @@
 // The Walsh-Hadamard transform on vectors of one width: compiled by fwht.cpp and the fwht_avx*.cpp,
-// once for each instruction set. All but FwhtKernel has internal linkage, so that no code made for a
-// wide instruction set is shared with the rest of the library.
+// once for each instruction set. All but FwhtKernel has internal linkage, so that no code made for
+// a wide instruction set is shared with the rest of the library.
 //
 // A row of 2**b values takes the stages h = 1, 2, 4, ... in this order; stage h replaces x[j] and
-// x[j + h] by their sum and difference wherever bit h of j is 0. Order and rounding are the same for
-// every vector width and every split of the work, so all variants give the same bits.
+// x[j + h] by their sum and difference wherever bit h of j is 0. Order and rounding are the same
+// for every vector width and every split of the work, so all variants give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +28,8 @@ template <typename T>
 struct FwhtKernel {
   // Transforms rows of 2**b values; in == out is allowed.
   void (*rows[kFwhtMaxLog + 1])(const T* in, T* out, int64_t rows);
-  // The last three stages of one row, for columns [begin, end) of its view as (8, 2**(b - 3)); begin
-  // and end are multiples of 16. Null where b is so small that nobody would split a row.
+  // The last three stages of one row, for columns [begin, end) of its view as (8, 2**(b - 3));
+  // begin and end are multiples of 16. Null where b is so small that nobody would split a row.
   void (*last_stages[kFwhtMaxLog + 1])(T* row, int64_t begin, int64_t end);
 };
 
@@ -76,9 +76,9 @@ struct Fwht {
     }
   }
 
-  // All stages across R vectors. Some CPUs add and multiply in separate pipes, so a third of the work
-  // goes to the multipliers, as a - 1 * b (8 to 20 % faster for b >= 9 on Zen 4); the empty asm hides
-  // the 1 from the compiler.
+  // All stages across R vectors. Some CPUs add and multiply in separate pipes, so a third of the
+  // work goes to the multipliers, as a - 1 * b (8 to 20 % faster for b >= 9 on Zen 4); the empty
+  // asm hides the 1 from the compiler.
   template <int R>
   static SPEX_INLINE void vector_stages(Vector (&v)[R]) {
     Vector one = Vector{} + T(1);

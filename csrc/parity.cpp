@@ -15,16 +15,16 @@
 namespace spex {
 namespace {
 
-// Samples are taken in chunks of whole blocks, which threads share. The split depends on the number of
-// samples only, so the bits of a sum over samples do not depend on the number of threads.
+// Samples are taken in chunks of whole blocks, which threads share. The split depends on the number
+// of samples only, so the bits of a sum over samples do not depend on the number of threads.
 constexpr int64_t kMostChunks = 32;
 
 int64_t chunk_samples(int64_t samples) {
   return ceil_div(samples, kMostChunks * kBlockSamples) * kBlockSamples;
 }
 
-// Calls use(chunk, first, count, bits) with the parities of samples [first, first + count), the blocks
-// of a chunk in their order. Memory: 90 KiB and 64 bytes a term for each thread.
+// Calls use(chunk, first, count, bits) with the parities of samples [first, first + count), the
+// blocks of a chunk in their order. Memory: 90 KiB and 64 bytes a term for each thread.
 template <typename Use>
 void for_each_block(const uint64_t* masks, const uint64_t* support, int64_t samples, int64_t terms,
                     int64_t words, Isa isa, int threads, int64_t use_nanoseconds, const Use& use) {

@@ -7,8 +7,8 @@
 
 namespace spex {
 
-// out (terms, ceil(samples / 64)): bit i of row s is <masks[i], support[s]> mod 2; spare bits are zero.
-// A product of two bit matrices over GF(2), with the result packed along the samples.
+// out (terms, ceil(samples / 64)): bit i of row s is <masks[i], support[s]> mod 2; spare bits are
+// zero. A product of two bit matrices over GF(2), with the result packed along the samples.
 void parity_bits_cpu(const uint64_t* masks, const uint64_t* support, int64_t samples, int64_t terms,
                      int64_t words, uint64_t* out, Isa isa, int threads);
 
@@ -17,13 +17,14 @@ void parity_predict_cpu(const uint64_t* masks, const uint64_t* support, const do
                         int64_t samples, int64_t terms, int64_t words, double* out, Isa isa,
                         int threads);
 
-// out (terms): sum over i of values[i] (-1)^<masks[i], support[s]>: the transpose of parity_predict.
+// out (terms): sum over i of values[i] (-1)^<masks[i], support[s]>: the transpose of
+// parity_predict.
 void parity_adjoint_cpu(const uint64_t* masks, const uint64_t* support, const double* values,
                         int64_t samples, int64_t terms, int64_t words, double* out, Isa isa,
                         int threads);
 
-// out (terms, terms): samples - 2 popcount(columns[s] ^ columns[u]): inner products of +-1 columns that
-// are packed along the samples, columns (terms, ceil(samples / 64)) with zero spare bits.
+// out (terms, terms): samples - 2 popcount(columns[s] ^ columns[u]): inner products of +-1 columns
+// that are packed along the samples, columns (terms, ceil(samples / 64)) with zero spare bits.
 void parity_gram_cpu(const uint64_t* columns, int64_t terms, int64_t samples, double* out, Isa isa,
                      int threads);
 

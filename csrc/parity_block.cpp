@@ -17,7 +17,13 @@ namespace {
 
 constexpr int kTileWords = Terms::Scratch::kTileWords, kTileStride = Terms::Scratch::kTileStride;
 
-int lowest_bit(uint64_t word) { return __builtin_ctzll(word); }
+// More than 8 features a word: whole words are then cheaper than one feature after the other.
+bool is_dense(const uint64_t* support, int64_t words) {
+  int64_t order = 0;
+  for (int64_t w = 0; w < words && order <= 8 * words; ++w)
+    if (support[w]) order += popcount(support[w]);
+  return order > 8 * words;
+}
 
 // tile[j][i][lane] = word first + j of sample 64 lane + i, zero past the last sample.
 void load_tile(const uint64_t* masks, int64_t samples, int64_t words, int64_t first, int64_t count,
@@ -37,14 +43,14 @@ Terms::Terms(const uint64_t* support, int64_t terms, int64_t words, Isa isa)
     : terms_(terms), words_(words), isa_(isa), first_(words + 1) {
   std::vector<Member> found;  // term by term, with features counted from 0 to n
   for (int64_t s = 0; s < terms; ++s) {
-    const size_t before = found.size(), most = before + 8 * words;
-    for (int64_t w = 0; w < words && found.size() <= most; ++w)
+    const uint32_t term = static_cast<uint32_t>(s);
+    if (is_dense(support + s * words, words)) {
+      dense_.push_back(term);
+      continue;
+    }
+    for (int64_t w = 0; w < words; ++w)
       for (uint64_t rest = support[s * words + w]; rest; rest &= rest - 1)
-        found.push_back(
-            {static_cast<uint32_t>(s), static_cast<uint32_t>(64 * w + lowest_bit(rest))});
-    if (found.size() <= most) continue;
-    found.resize(before);
-    dense_.push_back(static_cast<uint32_t>(s));
+        found.push_back({term, static_cast<uint32_t>(64 * w + __builtin_ctzll(rest))});
   }
   for (const Member& member : found) ++first_[member.feature / 64 + 1];
   for (int64_t w = 0; w < words; ++w) first_[w + 1] += first_[w];

@@ -18,10 +18,11 @@ struct alignas(64) Row {
 
 // The supports of the terms, laid out for the kernels once per call.
 //
-// A block of masks is transposed, 64 features at a time, to columns packed along its samples, and each
-// term XORs the columns of its features. A term with at most 8 features per word of its support does
-// so one by one (`members`: |k| XORs of 64 bytes). A denser one takes whole words: 16 look-ups a word
-// in tables of the sums of four columns, or with GFNI 64 products of 8 x 8 bit matrices by 8 x 64.
+// A block of masks is transposed, 64 features at a time, to columns packed along its samples, and
+// each term XORs the columns of its features. A term with at most 8 features per word of its
+// support does so one by one (`members`: |k| XORs of 64 bytes). A denser one takes whole words: 16
+// look-ups a word in tables of the sums of four columns, or with GFNI 64 products of 8 x 8 bit
+// matrices by 8 x 64.
 class Terms {
  public:
   struct Member {  // feature `feature` of the 64 of a word is in support `term`

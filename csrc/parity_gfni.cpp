@@ -36,8 +36,8 @@ SPEX_GFNI inline void transpose_bytes(__m512i x[8]) {
   }
 }
 
-// sums[8 r + i] = the parities of sample groups i < kMatrices with groups r < kGroups of 8 terms. Two
-// byte columns a step, which one three-way XOR adds; the sums stay in registers.
+// sums[8 r + i] = the parities of sample groups i < kMatrices with groups r < kGroups of 8 terms.
+// Two byte columns a step, which one three-way XOR adds; the sums stay in registers.
 template <int kGroups, int kMatrices>
 SPEX_GFNI inline void product(const uint64_t* slab, int columns, const uint64_t* supports,
                               __m512i* sums) {

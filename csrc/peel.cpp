@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "dot3.h"
 #include "peel_bins.h"
@@ -58,8 +59,8 @@ class Peeler {
       stages.push_back({Stage::single, chase, 1.0});
       stages.push_back({Stage::pairs, chase, 0.0});
     }
-    if (chase > 0) start_linear();
     bool later = false;  // found something after the last look nearby
+    bool grown = false;  // low orders were tried
     size_t stage = 0;
     for (int round = 0; round < kMaxRounds; ++round) {
       if (take(candidates(stages[stage]))) {
@@ -67,6 +68,7 @@ class Peeler {
         continue;
       }
       if (refit()) continue;
+      if (stage == 0 && chase > 0 && !std::exchange(grown, true) && add_low_orders()) continue;
       if (++stage == stages.size()) {
         if (!later) break;
         later = false;
@@ -81,23 +83,49 @@ class Peeler {
   }
 
  private:
-  // Takes the constant and all single features as the first terms where their least-squares fit is worth its
-  // parameters by generalised cross-validation, then drops those that are not significant. Many
-  // functions are a sum of small single effects, too small to be seen one by one among the others.
-  void start_linear() {
-    const int64_t readings = bins_.size() * q_.shifts, count = q_.code.n + 1;
-    if (count > capacity(q_)) return;
-    const double before = bins_.total_energy();
-    for (int32_t i = -1; i < q_.code.n; ++i) terms_.push_back(bins_.place(&i, i < 0 ? 0 : 1));
-    bins_.least_squares(terms_);
-    const double spare = 1 - double(count) / double(readings);
-    if (bins_.total_energy() >= before * spare * spare) {
-      terms_.clear();
-      bins_.least_squares(terms_);
-      return;
+  // Adds all sets up to some order to the terms where that is worth its parameters by generalised
+  // cross- validation, without those that are not significant; returns whether it did. Many
+  // functions are a sum of small effects of low order, too small to be seen one by one among the
+  // others.
+  bool add_low_orders() {
+    const auto score = [&](size_t parameters) {  // energy / (1 - parameters / readings)^2
+      const double spare = 1 - double(parameters) / (double(bins_.size()) * q_.shifts);
+      return bins_.total_energy() / (spare * spare);
+    };
+    double least = score(terms_.size());
+    std::vector<Term> all = terms_, best = terms_;
+    std::vector<Key> level{Key{}};
+    for (int order = 0; order <= q_.degree; ++order) {
+      for (const Key& key : level)
+        if (!index_.count(key)) all.push_back(bins_.place(key.data() + 1, order));
+      if (order > 0) {
+        bins_.least_squares(all);
+        if (score(all.size()) >= least) break;
+        least = score(all.size());
+        best = all;
+      }
+      const double next = double(level.size()) * (double(q_.code.n) - order) / (order + 1);
+      if (double(all.size()) + next > double(capacity(q_))) break;
+      level = extended(level);
     }
+    const bool grown = best.size() > terms_.size();
+    terms_ = best;
     fitted_ = false;
     refit();
+    return grown;
+  }
+
+  // Every set of the level with one feature more behind its last.
+  std::vector<Key> extended(const std::vector<Key>& level) const {
+    std::vector<Key> out;
+    for (Key key : level) {
+      const int size = key[0]++;
+      for (int32_t i = size ? key[size] + 1 : 0; i < q_.code.n; ++i) {
+        key[size + 1] = i;
+        out.push_back(key);
+      }
+    }
+    return out;
   }
 
   std::vector<Candidate> candidates(const Stage& stage) {
@@ -125,8 +153,9 @@ class Peeler {
     return out;
   }
 
-  // For each live bin and each other group, the bin there whose readings correlate best with its own, if
-  // they do and one of the two is stale: they are likely to share a term, and their sum shows it 3 dB clearer.
+  // For each live bin and each other group, the bin there whose readings correlate best with its
+  // own, if they do and one of the two is stale: they are likely to share a term, and their sum
+  // shows it 3 dB clearer.
   std::vector<Job> correlated(const std::vector<int64_t>& live) const {
     const double least =
         std::sqrt(2 * std::log(double(int64_t{1} << q_.b)));  // the most B noises reach
@@ -166,6 +195,7 @@ class Peeler {
     if (pair)
       for (int p = 0; p < q_.shifts; ++p) readings[p] += bins_.readings(job[1])[p];
     chase_decode(q_.code, readings.data(), flips, [&](const int32_t* features, int count) {
+      if (count > q_.degree) return false;
       for (const int64_t bin : job)
         if (!falls_in(features, count, bin)) return false;
       const Term term = bins_.place(features, count);
@@ -187,8 +217,8 @@ class Peeler {
     return (g << q_.b) + index == bin;
   }
 
-  // Sets that need no decoding because they are few: single features, pairs, and the terms found so far
-  // with one feature more or less. Each is tested on all its bins at once.
+  // Sets that need no decoding because they are few: single features, pairs, and the terms found so
+  // far with one feature more or less. Each is tested on all its bins at once.
   std::vector<Candidate> nearby() const {
     const std::vector<int32_t> pool = features_at_hand();
     std::vector<double> pool_signs(pool.size() * q_.shifts);
@@ -248,13 +278,13 @@ class Peeler {
     for (int p = 0; p < q_.shifts; ++p) signs[p] = bit_at(bits, p) ? -1.0 : 1.0;
   }
 
-  // out = base with the feature put in or taken out; false if that is more than t features.
+  // out = base with the feature put in or taken out; false if that is too many.
   bool toggle(const Key& base, int32_t feature, Key& out) const {
     const int32_t* begin = base.data() + 1;
     const int32_t* end = begin + base[0];
     const int32_t* at = std::lower_bound(begin, end, feature);
     const bool in = at != end && *at == feature;
-    if (!in && base[0] == q_.code.t) return false;
+    if (!in && base[0] == q_.degree) return false;
     out = Key{};
     out[0] = base[0] + (in ? -1 : 1);
     int32_t* to = std::copy(begin, at, out.data() + 1);

@@ -147,7 +147,7 @@ double PeelBins::least_squares(std::vector<Term>& terms) {
 
   for (int64_t bin = 0; bin < this->size(); ++bin) measure(bin);
   const double spare = std::max(1.0, double(target_.size()) - double(count));
-  return std::sqrt(total_energy() / spare / meets) + q_.floor / std::sqrt(meets);
+  return std::sqrt(total_energy() / spare / meets) + q_.floor;
 }
 
 }  // namespace spex

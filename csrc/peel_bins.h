@@ -36,7 +36,8 @@ class PeelBins {
 
   Term place(const int32_t* features, int count) const;
 
-  // Variance of one reading, from the quarter of the bins with the least energy: few of those hold a term.
+  // Variance of one reading, from the quarter of the bins with the least energy: few of those hold
+  // a term.
   double noise() const;
 
   // What one bin says of the term's coefficient, and the variance of its readings about that.
@@ -45,7 +46,8 @@ class PeelBins {
   };
   Fit fit(const Term& term, int64_t bin) const;
 
-  // The coefficient by the bins of the given groups, each weighted by how well the term explains it.
+  // The coefficient by the bins of the given groups, each weighted by how well the term explains
+  // it.
   double estimate(const Term& term, uint32_t groups) const;
 
   // Log likelihood ratio of coefficient c over no such term, by the bins of the given groups.
@@ -53,8 +55,9 @@ class PeelBins {
 
   void subtract(const Term& term);
 
-  // Sets the coefficients to the least-squares fit of all bins and the residual to what it leaves. Returns
-  // the standard error of a coefficient. Conjugate gradients: every term meets C P readings, and
+  // Sets the coefficients to the least-squares fit of all bins and the residual to what it leaves.
+  // Returns the standard error of a coefficient, rounding included in full: unlike noise it does
+  // not average out over a term's readings. Conjugate gradients: every term meets C P readings, and
   // nothing larger than the bins is stored.
   double least_squares(std::vector<Term>& terms);
 

@@ -11,15 +11,15 @@
 
 namespace spex {
 
-// How many of `threads` to use for work that takes about `nanoseconds` on one: starting a thread costs
-// tens of microseconds, so each is given at least 100.
+// How many of `threads` to use for work that takes about `nanoseconds` on one: starting a thread
+// costs tens of microseconds, so each is given at least 100.
 inline int threads_worth(int64_t nanoseconds, int threads) {
   return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, nanoseconds / 100'000)));
 }
 
-// Calls body(block) for each block in [0, blocks), on at most `threads` threads (the caller is one of
-// them). Blocks are taken in any order: body must write only what belongs to its block. The first
-// exception a body throws is rethrown here once all threads have stopped.
+// Calls body(block) for each block in [0, blocks), on at most `threads` threads (the caller is one
+// of them). Blocks are taken in any order: body must write only what belongs to its block. The
+// first exception a body throws is rethrown here once all threads have stopped.
 template <typename Body>
 void parallel_for(int64_t blocks, int threads, const Body& body) {
   const int workers = static_cast<int>(std::min<int64_t>(std::max(threads, 1), blocks));

@@ -1,6 +1,7 @@
 """Stage 3, values -> bins. The one place where the transform is divided by B.
 
-    U[g, p, j] = (1 / B) sum_l f(M_g l + d_p) (-1)**<j, l> = sum over k with M_g^T k = j of F[k] (-1)**<d_p, k>
+U[g, p, j] = (1 / B) sum_l f(M_g l + d_p) (-1)**<j, l> = sum over k with M_g^T k = j of F[k]
+(-1)**<d_p, k>
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def why_not(backend: str) -> str | None:
 def pick(op: str, backend: str, device: torch.device) -> str:
     """The backend that runs `op` on tensors of `device`.
 
-    "auto" looks at the device only: CPU tensors go to "cpu", else "reference"; CUDA tensors to "cuda",
-    else "triton", else "reference".
+    "auto" looks at the device only: CPU tensors go to "cpu", else "reference"; CUDA tensors to
+    "cuda", else "triton", else "reference".
 
     Raises: BackendUnavailable if the named backend cannot run here, saying why and what can.
     """

@@ -1,9 +1,10 @@
 """Binary BCH codes: the field tables and parity checks that delays and decoding share.
 
-A code of length 2**m - 1 that corrects t errors, in systematic form and shortened to n features: bit i of
-a feature set k sits at position r + i of its codeword, and its r parities, the coefficients of
-k(x) x**r mod g(x), at positions 0 .. r - 1. Two different sets of at most t features never have the same
-parities, which is what lets SPEX name a set from the signs of its bin at r delays.
+A code of length 2**m - 1 that corrects t errors, in systematic form and shortened to n features:
+bit i of a feature set k sits at position r + i of its codeword, and its r parities, the
+coefficients of k(x) x**r mod g(x), at positions 0 .. r - 1. Two different sets of at most t
+features never have the same parities, which is what lets SPEX name a set from the signs of its bin
+at r delays.
 Source: Kang et al. 2025 (SPEX, arXiv 2502.13870); MacWilliams and Sloane, chapter 7, section 6.
 """
 
@@ -34,12 +35,15 @@ class BchCode:
     """A shortened systematic BCH code and the tables its decoder reads.
 
     Attributes:
-        n: features, 1 to 2**19.        t: errors corrected, 1 to 10.        m: the field is GF(2**m).
+        n: features, 1 to 2**19.
+        t: errors corrected, 1 to 10.
+        m: the field is GF(2**m).
         parities: r, at most m t.
-        exp: int32 (2 (2**m - 1),), alpha**i.        log: int32 (2**m,), log[0] unused.
+        exp: int32 (2 (2**m - 1),), alpha**i.
+        log: int32 (2**m,), log[0] unused.
         syndromes: int32 (r, t), alpha**((2 j + 1) q): what parity q adds to syndrome 2 j + 1.
-        columns: int64 (n, ceil((1 + r) / 64)), bits: row i has entry i of every delay; bit 0, the zero
-            delay, is 0 and bit 1 + q is parity q.
+        columns: int64 (n, ceil((1 + r) / 64)), bits: row i has entry i of every delay; bit 0, the
+            zero delay, is 0 and bit 1 + q is parity q.
     """
 
     n: int
@@ -62,7 +66,7 @@ def bch_code(n: int, t: int) -> BchCode:
     """The shortest BCH code with room for n features that corrects t errors.
 
     Args:    n: 1 to 2**19. t: 1 to 10.
-    Cost:    O(2**m + n) once, then remembered; below half a second at n = 2**19.
+    Cost:    O(2**m + n) once, then remembered; about a second at n = 2**19.
     Example: bch_code(128, 5).delays  # 41
     """
     n = check_int("bch_code: n", n, 1, MAX_N)
@@ -108,7 +112,8 @@ def roots(m: int, t: int) -> frozenset[int]:
 
 @functools.cache
 def field(m: int) -> tuple[np.ndarray, np.ndarray]:
-    """exp int32 (2 (2**m - 1),) and log int32 (2**m,) of GF(2**m) to the base of a primitive element."""
+    """exp int32 (2 (2**m - 1),) and log int32 (2**m,) of GF(2**m) to the base of a primitive
+    element."""
     order = 2**m - 1
     exp = np.empty(order, np.int32)
     element = 1
@@ -124,7 +129,8 @@ def field(m: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def generator(m: int, t: int) -> int:
-    """The generator polynomial over GF(2), as an integer: the product of x - alpha**e over the roots."""
+    """The generator polynomial over GF(2), as an integer: the product of x - alpha**e over the
+    roots."""
     exp, log = field(m)
     poly = np.array([1], np.int32)  # highest degree first
     for e in roots(m, t):

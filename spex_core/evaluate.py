@@ -1,4 +1,5 @@
-"""Stage 2, value function x masks -> values: in batches, each distinct mask once, nothing lost on failure."""
+"""Stage 2, value function x masks -> values: in batches, each distinct mask once, nothing lost on
+failure."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ def evaluate(
              progress: called with (evaluations done, evaluations in all) after each call.
              known: bool masks (rows, n) and their values (rows,), which are not asked for again.
     Returns: float64 (T,) and how many masks f was asked for.
-    Raises:  EvaluationError if f raises or returns anything but one finite number per mask. It holds what was
-             paid for; pass its `known` to go on.
+    Raises:  EvaluationError if f raises or returns anything but one finite number per mask. It
+             holds what was paid for; pass its `known` to go on.
     """
     keys, first, inverse = np.unique(plan.row_keys(), return_index=True, return_inverse=True)
     values = np.full(len(keys), np.nan)
@@ -91,7 +92,8 @@ def _batches(plan: SamplingPlan, owed: np.ndarray, size: int):
 
 
 def _numbers(answer: object, count: int) -> np.ndarray:
-    """A value function's answer as float64 (count,), or a ValueError that says what is wrong with it."""
+    """A value function's answer as float64 (count,), or a ValueError that says what is wrong with
+    it."""
     if isinstance(answer, Tensor):
         answer = answer.detach().cpu().double().numpy()
     values = np.asarray(answer, dtype=np.float64)
@@ -113,7 +115,12 @@ def _fill_known(
     values: np.ndarray, keys: np.ndarray, plan: SamplingPlan, known: tuple[np.ndarray, np.ndarray]
 ) -> None:
     masks, numbers = check_samples("known", *known)
-    check(masks.shape[1] == plan.n, "known: masks must have n = {} columns, got {}", plan.n, masks.shape[1])
+    check(
+        masks.shape[1] == plan.n,
+        "known: masks must have n = {} columns, got {}",
+        plan.n,
+        masks.shape[1],
+    )
     theirs = plan.keys(bits.pack(masks))
     at = np.searchsorted(keys, theirs)
     hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == theirs)

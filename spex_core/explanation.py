@@ -1,4 +1,5 @@
-"""Stage 8, Explanation: the spectrum of one run, its interactions by name, and the report of how it was found."""
+"""Stage 8, Explanation: the spectrum of one run, its interactions by name, and the report of how it
+was found."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Report:
     Attributes:
         algorithm, decoder, backend, device, seed, n: of the run.
         degree: the largest order a term could have.
-        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the result.
+        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the
+        result.
         holdout: masks the fit has not seen; 0 where every mask there is was evaluated.
         r2: R2 of the result on the held-out masks (on all masks where there are none).
         r2_linear: the same for a linear fit on the same samples.
@@ -88,33 +90,41 @@ class Explanation:
     features: tuple[str, ...]
     report: Report
 
-    def interactions(self, index: str = "FBII", order: int = 2) -> dict[tuple[int, ...], float]:
-        """An interaction index of the transform, largest first, the baseline under (); see indices.py.
+    def interactions(
+        self, index: str = "FBII", order: int | None = None
+    ) -> dict[tuple[int, ...], float]:
+        """An interaction index of the transform, largest first, the baseline under (); indices.py
+        has the table of indices.
 
-        Raises: ValueError for an unknown index, or an order above the degree of the run: no term of that
-                order was looked for.
+        Args:   order: the largest set, by default 2, or 1 where the index has no other or the run
+                no higher degree.
+        Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
+                that order was looked for.
         """
         name = indices.index_name(index)
+        if order is None and self.report.degree == 1:
+            order = 1
         check(
             not isinstance(order, int) or order <= self.report.degree,
             "interactions: order must be at most the degree of the run, {}, got {}",
             *(self.report.degree, order),
         )
-        return indices.interactions(self.transform, name, order=order)
+        return indices.interactions(self.transform, name, order)
 
     def named(self, subset: tuple[int, ...]) -> str:
         """A set of feature indices as text: 'not × good'."""
         return " × ".join(self.features[i] for i in subset) or "(baseline)"
 
     def __repr__(self) -> str:
-        order = min(2, self.report.degree, self.transform.n)
-        found = self.interactions("FBII", order=order)
+        found = {subset: value for subset, value in self.interactions("FBII").items() if subset}
+        rounding = 1e-12 * max(map(abs, found.values()), default=0.0)
         lines = [
             f"Explanation of {self.transform.n:,} features from {self.report.unique:,} masks: "
             f"{len(self.transform):,} terms, R2 {self.report.r2:.4f}"
         ]
-        largest = [(subset, value) for subset, value in found.items() if subset][:10]
-        lines += [f"  {value:+.4g}  {self.named(subset)}" for subset, value in largest]
+        for subset, value in list(found.items())[:10]:
+            if abs(value) > rounding:
+                lines.append(f"  {value:+.4g}  {self.named(subset)}")
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:

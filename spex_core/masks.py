@@ -56,7 +56,9 @@ def pack_rows(features: Tensor, n: int) -> Tensor:
     out = np.zeros((len(table), words(n)), np.uint64)
     rows, at = np.nonzero(table >= 0)
     feature = table[rows, at].astype(np.uint64)
-    np.bitwise_or.at(out, (rows, feature >> np.uint64(6)), np.uint64(1) << (feature & np.uint64(63)))
+    np.bitwise_or.at(
+        out, (rows, feature >> np.uint64(6)), np.uint64(1) << (feature & np.uint64(63))
+    )
     return torch.from_numpy(out.view(np.int64))
 
 
@@ -69,7 +71,8 @@ def unpack_sets(packed: Tensor) -> list[tuple[int, ...]]:
 
 
 def members(packed: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The set bits as (row, feature) pairs, both int64 (bits,), rows ascending, features within a row too.
+    """The set bits as (row, feature) pairs, both int64 (bits,), rows ascending, features within a
+    row too.
 
     Cost: one pass over the words; no dense (S, n) array.
     """

@@ -1,8 +1,9 @@
 """The one adaptor to the compiled kernels: tensors in, addresses and sizes down, tensors out.
 
-Arguments are checked in ops.py. Threads: as many as `torch.get_num_threads()` says, so a caller limits
-these kernels with the `torch.set_num_threads` it already uses. `isa` names an instruction set of
-csrc/isa.h for tests and benches; the default is the best this CPU has. Inputs are never changed.
+Arguments are checked in ops.py. Threads: as many as `torch.get_num_threads()` says, so a caller
+limits these kernels with the `torch.set_num_threads` it already uses. `isa` names an instruction
+set of csrc/isa.h for tests and benches; the default is the best this CPU has. Inputs are never
+changed.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def peel_cpu(
     code: BchCode,
     columns: Tensor,
     hashes: Tensor,
+    degree: int,
     floor: float,
     chase: int,
     *,
@@ -130,7 +132,7 @@ def peel_cpu(
     coefs = torch.empty(most, dtype=torch.float64)
     count = _cpu.peel(
         *(_code(code, columns), groups, shifts, width.bit_length() - 1),
-        *(hashes.data_ptr(), bins.data_ptr(), floor, chase),
+        *(hashes.data_ptr(), bins.data_ptr(), degree, floor, chase),
         *(features.data_ptr(), coefs.data_ptr(), *_how(isa)),
     )
     return features[:count].clone(), coefs[:count].clone()

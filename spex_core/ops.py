@@ -1,7 +1,7 @@
 """The public kernels: check the arguments, pick a backend, call it. Same names in every backend.
 
-All of them take `backend="auto|reference|cpu|triton|cuda"` (backend.py), leave their inputs unchanged
-and return new tensors. Packed masks and supports are int64, laid out as masks.py says.
+All of them take `backend="auto|reference|cpu|triton|cuda"` (backend.py), leave their inputs
+unchanged and return new tensors. Packed masks and supports are int64, laid out as masks.py says.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
 
 
 def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto") -> Tensor:
-    """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of l).
+    """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of
+    l).
 
-    Args:     columns: packed int64 (b, W), the columns of the n x b matrix M. offsets: packed (P, W).
+    Args:     columns: packed int64 (b, W), the columns of the n x b matrix M. offsets: packed (P,
+              W).
     Returns:  packed int64 (P, 2**b, W): the masks M l + d_p.
     Cost:     one XOR and one write a word; no dense intermediate.
     Source:   Kang et al. 2025 (SPEX), the aliased subsampling pattern.
@@ -80,8 +82,8 @@ def uniform_masks(
 ) -> Tensor:
     """Rows [start, start + rows) of the endless table of uniform masks that (seed, stream) names.
 
-    Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent tables
-              of one seed; start >= 0: any range is made without the rows before it.
+    Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent
+              tables of one seed; start >= 0: any range is made without the rows before it.
     Returns:  packed int64 (rows, W). Same bits on every backend and machine.
     Source:   Philox4x32-10, Salmon et al. 2011; counter (word pair, row low, row high, stream).
     """
@@ -104,7 +106,8 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
 
     Args:     masks: packed int64 (T, W). support: packed (S, W).
     Returns:  packed int64 (S, ceil(T / 64)), packed along the samples; spare bits are zero.
-    Cost:     T S n bit products.
+    Cost:     T S n bit products; on cpu T |k| for a support of at most 8 features a word.
+              Memory beyond the result: 64 bytes a term for each thread, and a copy of the supports.
     """
     _check_packed("parity_bits", masks=masks, support=support)
     match pick("parity_bits", backend, masks.device):
@@ -123,7 +126,8 @@ def parity_predict(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). coefs: (S,), taken as float64.
     Returns:  float64 (T,). No (T, S) matrix is built.
-    Accuracy: float64 sums in the order of s.
+    Accuracy: float64 sums; on cpu in the order of s, the same bits for any number of threads.
+    Cost:     parity_bits, and T S additions.
     """
     _check_packed("parity_predict", masks=masks, support=support)
     _check_vector("parity_predict", "coefs", coefs, len(support))
@@ -143,6 +147,8 @@ def parity_adjoint(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). values: (T,), taken as float64.
     Returns:  float64 (S,). No (T, S) matrix is built.
+    Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads.
+    Cost:     parity_bits, and T S additions.
     """
     _check_packed("parity_adjoint", masks=masks, support=support)
     _check_vector("parity_adjoint", "values", values, len(masks))
@@ -158,7 +164,8 @@ def parity_adjoint(
 def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> Tensor:
     """Inner products of +-1 columns packed along samples: G[s, u] = T - 2 popcount(z_s XOR z_u).
 
-    Args:     columns: packed int64 (S, ceil(T / 64)) with zero spare bits, as parity_bits makes them.
+    Args:     columns: packed int64 (S, ceil(T / 64)) with zero spare bits, as parity_bits makes
+              them.
               samples: T.
     Returns:  float64 (S, S), exact integers.
     Cost:     S**2 T / 128 word operations.
@@ -185,14 +192,16 @@ def bch_decode(
 ) -> tuple[Tensor, Tensor]:
     """The feature set whose signs at the delays of a BCH code are closest to noisy readings.
 
-    A reading is F (-1)**<d_p, k> plus noise; k is named by the signs of readings 1 .. r against reading 0, tried
-    for both signs of reading 0, each by bounded-distance decoding: |k| plus the wrong signs at most t.
+    A reading is F (-1)**<d_p, k> plus noise; k is named by the signs of readings 1 .. r against
+    reading 0, tried for both signs of reading 0, each by bounded-distance decoding: |k| plus the
+    wrong signs at most t.
 
-    Args:    readings: (rows, 1 + r), taken as float64. chase: 0 decodes hard; q > 0 (at most 16) also tries all 2**q
-             flips of the q readings of smallest magnitude (soft; Chase 1972) and takes the set with the largest
-             |sum_p (-1)**<d_p, k> reading_p|, the first tried on a tie.
-    Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or -1 where
-             nothing decodes.
+    Args:    readings: (rows, 1 + r), taken as float64. chase: 0 decodes hard; q > 0 (at most 16)
+             also tries all 2**q flips of the q readings of smallest magnitude (soft; Chase 1972)
+             and takes the set with the largest |sum_p (-1)**<d_p, k> reading_p|, the first tried on
+             a tie.
+    Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or
+             -1 where nothing decodes.
     Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations.
     Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
     """
@@ -221,17 +230,22 @@ def peel(
     *,
     floor: float,
     chase: int,
+    degree: int | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The sparse spectrum that explains aliased bins, by repeated decode-and-subtract.
 
-    Args:    bins: float64 (C, P, B), U[g, p, j] = sum over k with bin j in group g of F[k] (-1)**<d_p, k>,
-             plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r. delay_columns: int64
-             (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes: int32 (C, n), the bin of k is the
-             XOR of its rows. floor: standard deviation of rounding in one bin, > 0. chase: as bch_decode.
-    Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then features; coefs
-             float64 (S,), the least-squares fit to all bins. Terms within 4.5 standard errors of zero are dropped.
-    Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md, "Decoding".
+    Args:    bins: float64 (C, P, B), U[g, p, j] = sum over k with bin j in group g of F[k]
+             (-1)**<d_p, k>, plus noise. code: the BCH code of delays 0 .. r, P >= 1 + r.
+             delay_columns: int64 (n, ceil(P / 64)), bit p of row i is entry i of delay p. hashes:
+             int32 (C, n), the bin of k is the XOR of its rows. floor: standard deviation of
+             rounding in one bin, > 0. chase: as bch_decode. degree: the largest set to look for, at
+             most code.t, which it is by default.
+    Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
+             features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
+             standard errors of zero are dropped.
+    Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,
+             "Decoding".
     """
     _check_readings("peel", bins, 3)
     groups, shifts, width = bins.shape
@@ -253,13 +267,16 @@ def peel(
     )
     check(floor > 0, "peel: floor must be positive, got {}", floor)
     chase = check_int("peel: chase", chase, 0, 16)
+    degree = check_int("peel: degree", code.t if degree is None else degree, 1, code.t)
     match pick("peel", backend, bins.device):
         case "cpu":
             from . import native
 
-            return native.peel_cpu(bins.double(), code, delay_columns, hashes, floor, chase)
+            return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
-            return reference_decode.peel(bins.double(), code, delay_columns, hashes, floor, chase)
+            return reference_decode.peel(
+                bins.double(), code, delay_columns, hashes, degree, floor, chase
+            )
 
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:

@@ -24,7 +24,8 @@ def peel(
 ) -> tuple[Tensor, Tensor]:
     """The terms that explain the bins, least-squares fitted to them.
 
-    Args:    bins: float64 (C, P, B) from alias. decoder: "soft" (Chase, with all P readings) or "hard".
+    Args:    bins: float64 (C, P, B) from alias. decoder: "soft" (Chase, with all P readings) or
+             "hard".
              dtype: of the values the bins were made of, which sets what counts as rounding.
     Returns: packed support int64 (S, W) and coefficients float64 (S,).
     """
@@ -36,6 +37,7 @@ def peel(
         plan.code,
         plan.delay_columns,
         plan.hashes,
+        degree=plan.degree,
         floor=4 * ROUNDING[dtype] * scale,
         chase=SOFT_FLIPS if decoder == "soft" else 0,
         backend=backend,

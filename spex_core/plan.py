@@ -3,8 +3,9 @@
     x = M_g l + d_p   for all l in {0,1}^b, groups g < C, delays p < P        (C, P, B) rows
     then uniform masks for the refit, then uniform masks held out to score the result
 
-The columns of M_g (n x b) are uniform over GF(2); d_0 = 0, d_1 .. d_r are the parity rows of a BCH code that
-tells any two sets of at most `degree` features apart, and any delays after those are uniform.
+The columns of M_g (n x b) are uniform over GF(2); d_0 = 0, d_1 .. d_r are the parity rows of a BCH
+code that tells any two sets of at most `degree` features apart, and any delays after those are
+uniform.
 Source: Kang et al. 2025 (SPEX), section 4; Erginbas et al. 2023 (q-SFT).
 """
 
@@ -22,8 +23,7 @@ from . import ops
 from .codes import MAX_N, MAX_T, BchCode, bch_code
 from .errors import check, check_int
 
-GROUPS = 3  # subsampling groups at the least; C of the paper
-MAX_GROUPS = 5
+GROUPS = 3  # subsampling groups; C of the paper
 MAX_DELAYS = 400
 MIN_B, MAX_B = 3, 20
 MAX_TABLE = 24  # n up to which a budget of 2**n asks for the whole table
@@ -39,10 +39,12 @@ class SamplingPlan:
     Attributes:
         n, degree, seed, budget: as asked.
         b: bits a group; B = 2**b.
-        code: the BCH code of the delays; None where the plan is the whole table of 2**n masks.
+        code: the BCH code of the delays, which corrects `degree` errors or more; None where the
+            plan is the whole table of 2**n masks.
         columns: packed int64 (C, b, W), columns[g, i] is column i of M_g.
         delays: packed int64 (P, W).
-        extra: packed int64 (uniform + holdout, W), none of them an aliased mask or another extra one.
+        extra: packed int64 (uniform + holdout, W), none of them an aliased mask or another extra
+        one.
         holdout: how many of the last rows are held out of the fit.
     """
 
@@ -84,7 +86,8 @@ class SamplingPlan:
 
     @functools.cached_property
     def hashes(self) -> Tensor:
-        """int32 (C, n): row i of M_g as b bits. The bin of a set in group g is the XOR of its rows."""
+        """int32 (C, n): row i of M_g as b bits. The bin of a set in group g is the XOR of its
+        rows."""
         dense = np.stack([bits.unpack(group, self.n) for group in self.columns])  # (C, b, n)
         rows = (dense.astype(np.int32) << np.arange(self.b, dtype=np.int32)[:, None]).sum(1)
         return torch.from_numpy(rows.astype(np.int32))
@@ -112,8 +115,8 @@ class SamplingPlan:
         return torch.cat(parts) if parts else self.extra[:0]
 
     def keys(self, masks: Tensor) -> np.ndarray:
-        """A name for each packed mask: int64 (T,). Up to 64 features it is the mask itself; above, 64 random
-        parities of it, which two different masks share with probability 2**-64."""
+        """A name for each packed mask: int64 (T,). Up to 64 features it is the mask itself; above,
+        64 random parities of it, which two different masks share with probability 2**-64."""
         if self.n <= 64:
             return masks[:, 0].numpy()
         return ops.parity_bits(self._projection, masks)[:, 0].numpy()
@@ -135,15 +138,18 @@ class SamplingPlan:
 def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> SamplingPlan:
     """The plan that spends `budget` model calls on n features.
 
-    A budget of 2**n or more asks for the whole table (n <= 24). Otherwise b is the largest for which three groups
-    fit beside the held-out masks (a twentieth of the budget, 32 to 1,000), and what is left buys, in this
-    order, a fourth and fifth group, further uniform delays, and uniform masks for the refit: in that order
-    each gave the better held-out R2 for the same number of masks (bench/bench_budget.py).
-    Masks that would come up twice are asked for once, and what that saves is spent on uniform masks.
+    A budget of 2**n or more asks for the whole table (n <= 24). Otherwise b is the largest for
+    which three groups fit beside the held-out masks (a twentieth of the budget, 32 to 1,000). What
+    is left buys the delays of a code that corrects more errors than `degree`, as many as fit (up to
+    10), then further uniform delays, then uniform masks for the refit. For the same number of masks
+    that gave a better held-out R2 than further groups, and both a far better one than uniform masks
+    alone (bench/bench_budget.py). Masks that would come up twice are asked for once, and what that
+    saves is spent on uniform masks.
 
-    Args:    n: features, 1 to 2**19. budget: the most distinct masks to ask for. degree: the largest order of
-             a term, 1 to 10. seed: in [0, 2**64).
-    Raises:  ValueError if the budget is too small, with the least that works; TypeError, ValueError.
+    Args:    n: features, 1 to 2**19. budget: the most distinct masks to ask for. degree: the
+             largest order of a term, 1 to 10. seed: in [0, 2**64).
+    Raises:  ValueError if the budget is too small, with the least that works; TypeError,
+             ValueError.
     """
     n = check_int("n", n, 1, MAX_N)
     budget = check_int("budget", budget, 1)
@@ -161,21 +167,31 @@ def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> Samplin
     holdout = _holdout(budget)
     usable = budget - holdout
     b = min((usable // (GROUPS * shifts)).bit_length() - 1, MAX_B, n)
-    groups = min(usable // (shifts << b), MAX_GROUPS)
-    further = min((usable - (groups * shifts << b)) // (groups << b), MAX_DELAYS - shifts)
-    plan = aliased_plan(n, b, groups=groups, degree=degree, seed=seed, further=further)
+    delays = min(usable // (GROUPS << b), MAX_DELAYS)
+    corrects = max(t for t in range(degree, MAX_T + 1) if bch_code(n, t).delays <= delays)
+    further = delays - bch_code(n, corrects).delays
+    plan = aliased_plan(n, b, degree=degree, seed=seed, corrects=corrects, further=further)
     distinct = len(np.unique(plan.row_keys()))
     return _with_extra(plan, budget, budget - distinct, holdout)
 
 
 def aliased_plan(
-    n: int, b: int, *, groups: int = GROUPS, degree: int = 5, seed: int = 0, further: int = 0
+    n: int,
+    b: int,
+    *,
+    groups: int = GROUPS,
+    degree: int = 5,
+    seed: int = 0,
+    corrects: int | None = None,
+    further: int = 0,
 ) -> SamplingPlan:
-    """The aliased rows alone, at the given size: groups (r + 1 + further) 2**b masks, none held out."""
+    """The aliased rows alone, none held out: groups (1 + r + further) 2**b masks, r the parities of
+    the code that corrects so many errors (`degree`, unless more are asked for)."""
     n = check_int("n", n, 1, MAX_N)
     b = check_int("b", b, 0, min(MAX_B, n))
     groups = check_int("groups", groups, 1, 16)
-    code = bch_code(n, degree)
+    degree = check_int("degree", degree, 1, MAX_T)
+    code = bch_code(n, check_int("corrects", degree if corrects is None else corrects, degree))
     further = check_int("further", further, 0, MAX_DELAYS - code.delays)
     coded = np.unpackbits(
         code.columns.numpy().view(np.uint8), axis=1, count=code.delays, bitorder="little"

@@ -5,8 +5,10 @@ Textbook algorithms on one row or set at a time; csrc/bch.h and csrc/peel.h do t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import combinations, zip_longest
+from math import comb
 
 import numpy as np
 import torch
@@ -95,20 +97,31 @@ def xor(numbers: np.ndarray | list[int]) -> int:
 
 
 def peel(
-    bins: Tensor, code: BchCode, delay_columns: Tensor, hashes: Tensor, floor: float, chase: int
+    bins: Tensor,
+    code: BchCode,
+    delay_columns: Tensor,
+    hashes: Tensor,
+    degree: int,
+    floor: float,
+    chase: int,
 ) -> tuple[Tensor, Tensor]:
-    peeler = Peeler(bins, code, delay_columns, hashes, floor)
+    peeler = Peeler(bins, code, delay_columns, hashes, degree, floor)
     stages = [("single", 0, 3.0)] + [("single", flips, 2.0) for flips in range(3, chase, 3)]
     nearby = len(stages)
     if chase:
         stages += [("nearby", 0, 0.0), ("single", chase, 1.0), ("pairs", chase, 0.0)]
-    stage, later = 0, False  # later: something was found after the last look nearby
+    stage, grown = 0, not chase  # grown: low orders were tried
+    later = False  # something was found after the last look nearby
     for _ in range(200):
         if peeler.take(peeler.candidates(*stages[stage])):
             later = later or stage > nearby
             continue
         if peeler.refit():
             continue
+        if not grown:
+            grown = True
+            if peeler.add_low_orders():
+                continue
         stage += 1
         if stage == len(stages):
             if not later:
@@ -126,16 +139,46 @@ class Peeler:
     """What is left of the bins, and the terms taken out of them; csrc/peel.h says the rules."""
 
     def __init__(
-        self, bins: Tensor, code: BchCode, delay_columns: Tensor, hashes: Tensor, floor: float
+        self,
+        bins: Tensor,
+        code: BchCode,
+        delay_columns: Tensor,
+        hashes: Tensor,
+        degree: int,
+        floor: float,
     ):
-        self.code, self.floor, self.hashes = code, floor, hashes.numpy()
+        self.code, self.degree, self.floor, self.hashes = code, degree, floor, hashes.numpy()
         self.target = bins.permute(0, 2, 1).contiguous().numpy()  # (C, B, P)
         self.groups, self.width, self.shifts = self.target.shape
         self.signs = delay_signs(delay_columns, self.shifts)  # (n, P)
         self.residual = self.target.copy()
         self.stale = np.ones((self.groups, self.width), np.bool_)  # changed since last decoded
         self.terms: dict[tuple[int, ...], float] = {}
+        self.drops: Counter[tuple[int, ...]] = Counter()  # how often a refit dropped a set
+        self.capacity = self.groups * self.width * max(1, self.shifts // 4)
         self.fitted = True
+
+    def add_low_orders(self) -> bool:
+        """Adds all sets up to some order where that is worth its parameters by generalised
+        cross-validation, without those that are not significant. Whether it did."""
+
+        def score() -> float:
+            return self.energy().sum() / (1 - len(self.terms) / self.target.size) ** 2
+
+        best, least, before = self.terms, score(), len(self.terms)
+        everything = best | {(): best.get((), 0.0)}
+        for order in range(1, self.degree + 1):
+            if len(everything) + comb(self.code.n, order) > self.capacity:
+                break
+            level = combinations(range(self.code.n), order)
+            self.terms = everything | {k: everything.get(k, 0.0) for k in level}
+            self.least_squares()
+            if score() >= least:
+                break
+            best, least, everything = self.terms, score(), self.terms
+        self.terms, self.fitted = best, False
+        self.refit()
+        return len(best) > before
 
     def candidates(self, kind: str, flips: int, screen: float) -> list[Candidate]:
         if kind == "nearby":
@@ -182,7 +225,7 @@ class Peeler:
         groups = tuple(g for g, _ in job)
         best = None
         for k in chase_decode(readings, self.code, flips):
-            if any(xor(self.hashes[g, list(k)]) != j for g, j in job):
+            if len(k) > self.degree or any(xor(self.hashes[g, list(k)]) != j for g, j in job):
                 continue
             ratio = self.ratio(k, self.estimate(k, groups), range(self.groups))
             if best is None or ratio > -best[0]:
@@ -207,7 +250,7 @@ class Peeler:
             ratio = (inner / energy[at]).sum(0) ** 2 / (1 / energy[at]).sum(0) / 2
             for i in np.flatnonzero(ratio >= bound):
                 k = tuple(sorted({*base} ^ {int(pool[i])}))
-                if len(k) <= self.code.t and not (len(base) == 1 and pool[i] <= base[0]):
+                if len(k) <= self.degree and not (len(base) == 1 and pool[i] <= base[0]):
                     found.append((-ratio[i], len(k), k, (), bound))
         return found
 
@@ -216,11 +259,12 @@ class Peeler:
         any_taken = False
         for _, _, k, groups, bound in sorted(found):
             everywhere = range(self.groups)
+            if self.drops[k] >= 2:  # found and dropped twice: left alone
+                continue
             coef = self.estimate(k, groups or everywhere)
             if self.ratio(k, coef, [g for g in everywhere if g not in groups]) < bound:
                 continue
-            capacity = self.groups * self.width * max(1, self.shifts // 8)
-            if k not in self.terms and len(self.terms) == capacity:
+            if k not in self.terms and len(self.terms) == self.capacity:
                 continue
             coef = self.estimate(k, everywhere)
             bins, signs = self.place(k)
@@ -240,6 +284,7 @@ class Peeler:
         error = self.least_squares()
         strong = {k: coef for k, coef in self.terms.items() if abs(coef) >= 4.5 * error}
         if len(strong) < len(self.terms):
+            self.drops.update(self.terms.keys() - strong.keys())
             self.terms = strong
             self.least_squares()
         self.stale |= np.abs(self.energy() - before) > 0.02 * before
@@ -260,7 +305,7 @@ class Peeler:
         np.subtract.at(self.residual, (group, bins), coefs[:, None] * signs)
         self.terms = dict(zip(self.terms, coefs.tolist(), strict=True))
         spare = max(1, self.target.size - len(coefs))
-        return np.sqrt(self.energy().sum() / spare / meets) + self.floor / np.sqrt(meets)
+        return np.sqrt(self.energy().sum() / spare / meets) + self.floor
 
     def place(self, k: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The bin of k in each group, (C,), and its sign at each delay, (P,)."""

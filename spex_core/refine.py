@@ -1,12 +1,15 @@
-"""Stage 5, support + values -> coefficients, by least squares over all samples. No (T, S) matrix is built.
+"""Stage 5, support + values -> coefficients, by least squares over all samples. No (T, S) matrix is
+built.
 
-Two ways to the same normal equations. For any masks the Gram matrix comes from popcounts of packed parities
-(`least_squares`). For the rows of a plan the transform does the sums (`refit`): within a group the samples at
-one delay are an orthogonal transform of its bins, so a term meets C P readings instead of C P B samples.
+Two ways to the same normal equations. For any masks the Gram matrix comes from popcounts of packed
+parities (`least_squares`). For the rows of a plan the transform does the sums (`refit`): within a
+group the samples at one delay are an orthogonal transform of its bins, so a term meets C P readings
+instead of C P B samples.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +23,9 @@ from .plan import SamplingPlan
 def least_squares(masks: Tensor, values: Tensor, support: Tensor, *, ridge: float = 0.0) -> Tensor:
     """argmin_F sum_t (values[t] - sum_s F[s] (-1)**<masks[t], support[s]>)**2 + ridge T |F|**2.
 
-    Args:    masks: packed int64 (T, W). values: (T,). support: packed int64 (S, W). ridge >= 0; where the Gram
-             matrix is singular (S > T, or terms that agree on every mask) a ridge of 1e-10 is used instead of 0.
+    Args:    masks: packed int64 (T, W). values: (T,). support: packed int64 (S, W). ridge >= 0;
+             where the Gram matrix is singular (S > T, or terms that agree on every mask) a ridge of
+             1e-10 is used instead of 0.
     Returns: float64 (S,).
     Cost:    S**2 T / 128 word operations and S**3 / 3 products; S**2 floats of memory.
     """
@@ -43,60 +47,68 @@ def refit(
 ) -> Tensor:
     """The least-squares coefficients of a support over all fitted rows of a plan: float64 (S,).
 
-    Conjugate gradients on the normal equations from `start` (or zero, which makes the answer the one of least
-    norm where it is not unique).
+    Conjugate gradients on the normal equations from `start` (or zero, which makes the answer the
+    one of least norm where it is not unique).
 
     Args: values: float64 (T,) of all rows; the held-out ones at the end are not looked at.
     Cost: C P S products an iteration for the aliased rows, and (uniform rows) S for the others.
     """
     samples = PlanSamples(plan, support)
-    x = torch.zeros(len(support), dtype=torch.float64) if start is None else start.clone()
+    x = np.zeros(len(support)) if start is None else start.numpy().copy()
     right = samples.adjoint(*samples.split(values))
     slope = right - samples.normal(x)
-    step, size = slope.clone(), slope @ slope
+    step, size = slope.copy(), float(slope @ slope)
     goal = 1e-24 * float(right @ right)
     for _ in range(200):
-        if float(size) <= goal:
+        if size <= goal:
             break
         turned = samples.normal(step)
-        length = size / (step @ turned)
+        length = size / float(step @ turned)
         x += length * step
         slope -= length * turned
-        before, size = size, slope @ slope
+        before, size = size, float(slope @ slope)
         step = slope + size / before * step
-    return x
+    return torch.from_numpy(x)
 
 
 class PlanSamples:
-    """The rows of a plan as a linear operator on the coefficients of a support, for the fitted rows."""
+    """The fitted rows of a plan as a linear operator on the coefficients of a support.
+
+    In NumPy: the arrays are small, and a loop that enters torch's thread pool at every step waits
+    for its threads far longer than it computes.
+    """
 
     def __init__(self, plan: SamplingPlan, support: Tensor):
         self.plan, self.support = plan, support
         self.uniform = plan.extra[: len(plan.extra) - plan.holdout]
-        self.bins = term_bins(plan, support)  # (C, S)
-        self.signs = term_signs(plan, support)  # (P, S)
+        self.bins = term_bins(plan, support).numpy()  # (C, S)
+        self.signs = term_signs(plan, support)  # (S, P)
 
-    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, values: Tensor) -> tuple[np.ndarray, Tensor]:
         """Values of all rows -> bins of the aliased rows (C, B, P), values of the uniform rows."""
-        bins = alias(values, self.plan).transpose(1, 2).contiguous()
+        bins = alias(values, self.plan).transpose(1, 2).contiguous().numpy()
         end = self.plan.aliased + len(self.uniform)
         return bins, values[self.plan.aliased : end].double()
 
-    def adjoint(self, bins: Tensor, values: Tensor) -> Tensor:
+    def adjoint(self, bins: np.ndarray, values: Tensor) -> np.ndarray:
         """The right-hand side of the normal equations: float64 (S,)."""
-        width = 1 << self.plan.b
-        out = ops.parity_adjoint(self.uniform, self.support, values)
+        out = ops.parity_adjoint(self.uniform, self.support, values).numpy()
         for group, at in zip(bins, self.bins, strict=True):
-            out += width * (group[at] * self.signs.T).sum(1)
+            out += np.einsum("sp,sp->s", group[at], self.signs) * (1 << self.plan.b)
         return out
 
-    def normal(self, x: Tensor) -> Tensor:
+    def normal(self, x: np.ndarray) -> np.ndarray:
         """The normal matrix times x."""
         groups, shifts, width = self.plan.shape
-        bins = torch.zeros(groups, width, shifts, dtype=torch.float64)
+        bins = np.zeros((groups, width, shifts))
+        spread = self.signs * x[:, None]
         for group, at in zip(bins, self.bins, strict=True):
-            group.index_add_(0, at, (self.signs * x).T)
-        return self.adjoint(bins, ops.parity_predict(self.uniform, self.support, x))
+            order = np.argsort(at, kind="stable")
+            live, first = np.unique(at[order], return_index=True)
+            group[live] = np.add.reduceat(spread[order], first)
+        return self.adjoint(
+            bins, ops.parity_predict(self.uniform, self.support, torch.from_numpy(x))
+        )
 
 
 def term_bins(plan: SamplingPlan, support: Tensor) -> Tensor:
@@ -104,8 +116,7 @@ def term_bins(plan: SamplingPlan, support: Tensor) -> Tensor:
     return torch.stack([ops.parity_bits(group, support)[:, 0] for group in plan.columns])
 
 
-def term_signs(plan: SamplingPlan, support: Tensor) -> Tensor:
-    """The sign of every term at every delay, (-1)**<d_p, k>: float64 (P, S)."""
+def term_signs(plan: SamplingPlan, support: Tensor) -> np.ndarray:
+    """The sign of every term at every delay, (-1)**<d_p, k>: float64 (S, P)."""
     packed = ops.parity_bits(plan.delays, support)  # (S, ceil(P / 64))
-    return 1.0 - 2.0 * torch.from_numpy(bits.unpack(packed, plan.shifts)).T.double()
-
+    return 1.0 - 2.0 * bits.unpack(packed, plan.shifts)

@@ -17,9 +17,13 @@ from .errors import check, check_int
 from .evaluate import Progress, ValueFunction, evaluate
 from .explanation import Explanation, Report
 from .peel import peel
-from .plan import MIN_B, SamplingPlan, least_budget, plan_spex
+from .plan import SamplingPlan, least_budget, plan_spex
 from .refine import refit
 from .transform import SparseTransform
+
+LEAST_B = (
+    5  # bits a group from which no game of bench/bench_games.py was better served by a linear fit
+)
 
 
 def spex(
@@ -38,10 +42,11 @@ def spex(
 ) -> Explanation:
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
 
-    A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as far as it
-    reaches, to three groups of 2**b aliased bins with the largest b that fits, then to a fourth and fifth
-    group, then to further delays, then to uniform masks that only the refit uses. plan_spex says why. A budget
-    of 2**n evaluates every mask, and the result is then exact whatever the degree.
+    A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as
+    far as it reaches, to three groups of 2**b aliased bins with the largest b that fits, then to
+    delays of a code that corrects more errors, then to uniform delays and last to uniform masks
+    that only the refit uses: plan_spex says why. A budget of 2**n evaluates every mask, and the
+    result is then exact whatever the degree.
 
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers; 1 = the feature is kept.
@@ -55,17 +60,15 @@ def spex(
         known: (masks bool (rows, n), values (rows,)) that need not be asked for again.
         backend: of the kernels.
     Returns: an Explanation.
-    Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f fails, holding
-             what was paid for; BackendUnavailable.
+    Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
+             fails, holding what was paid for; BackendUnavailable.
     Cost:    f aside: O(T log B + n b) for T samples, and the decoding of C B bins.
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
     """
     check(callable(f), "spex: f must be callable, got {}", type(f).__name__)
     names = feature_names(n, features)
-    check(
-        decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder
-    )
+    check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
     batch_size = check_int("spex: batch_size", batch_size, 1)
     chosen = pick("peel", backend, torch.device("cpu"))
     clock = Clock()
@@ -134,8 +137,8 @@ def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tenso
 
 
 def scores(plan: SamplingPlan, values: Tensor, transform: SparseTransform) -> tuple[float, float]:
-    """R2 of the transform and of a linear fit on the same samples, on the held-out rows (or on all rows
-    of a whole table)."""
+    """R2 of the transform and of a linear fit on the same samples, on the held-out rows (or on all
+    rows of a whole table)."""
     first = plan.total - plan.holdout if plan.holdout else 0
     masks, truth = plan.masks(first, plan.total), values[first:].numpy()
     linear_terms = bits.pack(np.eye(plan.n + 1, plan.n, k=-1, dtype=np.bool_))
@@ -153,15 +156,13 @@ def linear_fit(plan: SamplingPlan, values: Tensor, support: Tensor) -> Tensor:
 
 def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
     """What the user should know about a result of these scores."""
-    found = []
-    if r2_linear > r2:
-        larger = least_budget(plan.n, plan.degree, max(plan.b + 1, MIN_B + 2))
-        found.append(
-            f"a linear fit on the same samples does better (R2 {r2_linear:.3f} against {r2:.3f}): "
-            f"ask for {larger:,} evaluations, which give {larger and 1 << max(plan.b + 1, MIN_B + 2)} "
-            "bins a group"
-        )
-    return found
+    if r2_linear <= r2:
+        return []
+    b = max(plan.b + 1, LEAST_B)
+    return [
+        f"a linear fit on the same samples does better (R2 {r2_linear:.3f} against {r2:.3f}): ask "
+        f"for {least_budget(plan.n, plan.degree, b):,} evaluations, {1 << b} bins a group"
+    ]
 
 
 def describe(plan: SamplingPlan) -> str:
@@ -169,17 +170,15 @@ def describe(plan: SamplingPlan) -> str:
     if plan.code is None:
         return f"the whole table, 2**{plan.n} masks"
     further = plan.shifts - plan.code.delays
-    delays = f"{plan.code.delays}" + (f" + {further}" if further else "")
-    text = f"{plan.groups} groups x {delays} delays x {1 << plan.b} bins"
+    delays = f"{plan.code.delays} + {further} uniform" if further else f"{plan.code.delays}"
+    text = f"{plan.groups} groups x {delays} delays x {1 << plan.b} bins, code of t = {plan.code.t}"
     uniform = len(plan.extra) - plan.holdout
     return text + (f", {uniform:,} uniform masks" if uniform else "")
 
 
 def feature_names(n: int | None, features: Sequence[str] | None) -> tuple[str, ...]:
     """Names of the features; x0, x1, ... where only n is given."""
-    check(
-        n is not None or features is not None, "spex: n or features must be given, got neither"
-    )
+    check(n is not None or features is not None, "spex: n or features must be given, got neither")
     if features is None:
         return tuple(f"x{i}" for i in range(check_int("spex: n", n, 1)))
     if isinstance(features, str | bytes):

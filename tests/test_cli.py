@@ -132,7 +132,7 @@ def test_the_options_reach_spex_and_the_words_come_back(run, fake, tmp_path):
     assert "+0.1250" not in out  # top=2
     assert "baseline +0.0625" in out
     assert str(fake.result.report) in out
-    assert "model 9.00 s (90.0 %), everything else 1.00 s" in out
+    assert "model 9.00 s (90.0 %), decoder and all else 1.00 s" in out
     assert f"result: {tmp_path / 'out.npz'}" in out
 
 

@@ -73,7 +73,8 @@ void check_peel(const TestCode& code, int t, int64_t n, int groups, int b, int t
         bins[((int64_t{g} * shifts + p) << b) + bin] += spex::bit_at(bits, p) ? -coef : coef;
     }
   }
-  const spex::PeelProblem problem{code.view(), groups, shifts, b, hash.data(), bins.data(), 1e-12};
+  const spex::PeelProblem problem{code.view(), groups,      shifts, b,
+                                  hash.data(), bins.data(), t,      1e-12};
   for_each_way([&](spex::Isa isa, int threads) {
     auto features = garbage<int32_t>(spex::capacity(problem) * t);
     auto coefs = garbage<double>(spex::capacity(problem));

@@ -12,7 +12,11 @@ struct Shape {
 
 void check_shape(Shape shape) {
   const auto [samples, terms, words] = shape;
-  const auto masks = random_words(samples * words, 1), support = random_words(terms * words, 2);
+  const auto masks = random_words(samples * words, 1);
+  auto support = random_words(terms * words, 2);  // half of the features, or every other term a few
+  const auto thin = random_words(terms * words, 5), thinner = random_words(terms * words, 6);
+  for (int64_t i = 0; i < terms * words; ++i)
+    if (i / words % 2) support[i] &= thin[i] & thinner[i] & thinner[i] >> 7;
   const auto coefs = random_integers<double>(terms, 3),
              values = random_integers<double>(samples, 4);
 

@@ -1,0 +1,102 @@
+"""Writes the figures of bench/results/ into the README, between its two markers.
+
+python bench/readme.py          # rewrite the README
+python bench/readme.py --check  # exit 1 if it is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->"
+
+
+def decoding(found: dict) -> Iterator[str]:
+    """SPEX against the public implementations, on the same functions and numbers of samples."""
+    yield "| SPEX, n, noise | peer | R2 theirs / ours | recall theirs / ours | times faster |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        noise = "none" if row["snr"] is None else f"{row['snr']:g} dB"
+        yield (
+            f"| {row['n']}, {noise} | {row['peer']} | {row['its_r2']:.4f} / {row['our_r2']:.4f} | "
+            f"{row['its_recall']:.2f} / {row['our_recall']:.2f} | {row['faster']:,.0f} |"
+        )
+
+
+def transforms(found: dict) -> Iterator[str]:
+    yield "| fwht, one thread, against fht-cpu | times faster: least, median | relative error |"
+    yield "|---|---|---|"
+    for dtype in ("float32", "float64"):
+        for isa in ("avx2", "avx512"):
+            rows = [
+                row
+                for row in found["results"]
+                if row["dtype"] == dtype
+                and row["threads"] == 1
+                and isa in row.get("times_faster_than_fht_cpu", {})
+            ]
+            ratios = [row["times_faster_than_fht_cpu"][isa] for row in rows]
+            error = max(row["error"][isa] for row in rows)
+            yield (
+                f"| {dtype}, {isa}, b = 3..22, on chip and in RAM | {min(ratios):.2f}, "
+                f"{statistics.median(ratios):.2f} | {error:.1e} |"
+            )
+
+
+def parities(found: dict) -> Iterator[str]:
+    yield "| kernel, one thread | T, S, n | ms | times faster than a dense torch product |"
+    yield "|---|---|---|---|"
+    for row in found["rows"]:
+        best = row[f"{found['isa']} ms"]
+        rival = next(value for key, value in row.items() if key.startswith("x faster than torch"))
+        size = f"{row['T']:,}, {row['S']:,}, {row['n']:,}"
+        yield f"| {row['op']}, {row['supports']} supports | {size} | {best:.2f} | {rival:.0f} |"
+
+
+def scale(found: dict) -> Iterator[str]:
+    yield "| scale | samples | plan + alias + peel | R2 | peak memory |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| n = {row['n']:,}, 1,000 terms, b = 12 | {row['samples']:,} | "
+            f"{row['plan_alias_peel_s']:.1f} s | {row['r2']:.4f} | {row['peak_mb']:,} MB |"
+        )
+
+
+TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
+    "spex": decoding,
+    "scale": scale,
+    "fwht": transforms,
+    "parity": parities,
+}
+
+
+def figures() -> str:
+    parts = []
+    for name, table in TABLES.items():
+        found = json.loads((HERE / "results" / f"{name}.json").read_text())
+        where = f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}, {found['date']}"
+        source = f"*`bench/bench_{name}.py`, {where}, commit {found['commit']}*"
+        parts.append("\n".join([*table(found), "", source]))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    old = README.read_text(encoding="utf-8")
+    before, _, rest = old.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    new = before + BEGIN + figures() + END + after
+    if "--check" in sys.argv:
+        return int(new != old)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
