@@ -24,7 +24,7 @@ from spex_core.alias import alias
 from spex_core.evaluate import BLOCK
 from spex_core.peel import peel
 from spex_core.plan import SamplingPlan, aliased_plan
-from spex_core.refine import PlanSamples, refit
+from spex_core.refine import refit, term_bins, term_signs
 
 B, DEGREE, TERMS, SNR = 12, 5, 1000, 20.0
 SIZES = [16_384, 50_000]
@@ -34,13 +34,12 @@ MOST_SECONDS, MOST_MB = 20, 3000  # plan + alias + peel, and peak memory, at n =
 def values_on(plan: SamplingPlan, f: Planted) -> torch.Tensor:
     """f at all aliased rows, with noise: its bins transformed back, checked on some rows."""
     support = bits.pack_sets(list(f.terms), plan.n)
-    coefs = torch.tensor(list(f.terms.values()), dtype=torch.float64)
-    samples = PlanSamples(plan, support)
+    terms = term_signs(plan, support) * np.array(list(f.terms.values()))[:, None]  # (S, P)
     groups, shifts, width = plan.shape
-    bins = torch.zeros(groups, width, shifts, dtype=torch.float64)
-    for group, at in zip(bins, samples.bins, strict=True):
-        group.index_add_(0, at, (samples.signs * coefs).T)
-    values = ops.fwht(bins.transpose(1, 2).contiguous()).flatten().numpy()
+    bins = np.zeros((groups, width, shifts))
+    for group, at in zip(bins, term_bins(plan, support).numpy(), strict=True):
+        np.add.at(group, at, terms)
+    values = ops.fwht(torch.from_numpy(bins).transpose(1, 2).contiguous()).flatten().numpy()
     first = plan.aliased - 100
     again = f.clean(bits.unpack(plan.masks(first, plan.aliased), plan.n))
     if not np.allclose(values[first:], again, atol=1e-9):
