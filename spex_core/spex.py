@@ -66,7 +66,8 @@ def spex(
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
     """
-    check(callable(f), "spex: f must be callable, got {}", type(f).__name__)
+    if not callable(f):
+        raise TypeError(f"spex: f must be callable, got {type(f).__name__}")
     names = feature_names(n, features)
     check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
     batch_size = check_int("spex: batch_size", batch_size, 1)
