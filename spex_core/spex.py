@@ -156,7 +156,7 @@ def linear_fit(plan: SamplingPlan, values: Tensor, support: Tensor) -> Tensor:
 
 def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
     """What the user should know about a result of these scores."""
-    if r2_linear <= r2:
+    if r2_linear <= r2 + 1e-6:
         return []
     b = max(plan.b + 1, LEAST_B)
     return [
