@@ -110,7 +110,8 @@ struct Fwht {
   }
 
   // The last r stages of a row of 2**b values, for some columns of its view as (2**r, 2**(b - r)).
-  // Rows past 1 MiB, the usual second-level cache, ask for their lines 512 bytes early (5 % faster).
+  // Rows past 1 MiB, the usual second-level cache, ask for their lines 512 bytes early (5 %
+  // faster).
   template <int b, int r>
   static void pass(T* row, int64_t begin, int64_t end) {
     constexpr int R = 1 << r;

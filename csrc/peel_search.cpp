@@ -135,8 +135,8 @@ std::vector<Candidate> PeelSearch::nearby(const std::vector<Term>& terms) const 
   return out;
 }
 
-// Half the square of what would be a standard normal were the set, base with the feature toggled, no
-// term: its sum over each bin, weighted by how quiet the bin is.
+// Half the square of what would be a standard normal were the set, base with the feature toggled,
+// no term: its sum over each bin, weighted by how quiet the bin is.
 double PeelSearch::nearby_ratio(const Term& base, const double* signs, const double* other,
                                 int32_t feature) const {
   double sum = 0, weight = 0;

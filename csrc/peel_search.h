@@ -29,8 +29,9 @@ class PeelSearch {
   PeelSearch(const PeelProblem& problem, const PeelBins& bins, Isa isa, int threads)
       : q_(problem), bins_(bins), dot3_(dot3_for(isa)), threads_(threads) {}
 
-  // The likeliest set of each bin, or pair of bins, that the stage decodes and that has changed since
-  // it was last decoded: `stale` (C B), cleared by this. Entries without `found` are of no use.
+  // The likeliest set of each bin, or pair of bins, that the stage decodes and that has changed
+  // since it was last decoded: `stale` (C B), cleared by this. Entries without `found` are of no
+  // use.
   std::vector<Candidate> decoded(const Stage& stage, std::vector<char>& stale) const;
 
   // Sets that need no decoding because they are few: single features, pairs, and the terms found so

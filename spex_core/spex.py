@@ -21,9 +21,8 @@ from .plan import SamplingPlan, least_budget, plan_spex
 from .refine import refit
 from .transform import SparseTransform
 
-LEAST_B = (
-    5  # bits a group from which no game of bench/bench_games.py was better served by a linear fit
-)
+# Bits a group from which a linear fit was better on no game of bench/bench_games.py.
+LEAST_B = 7
 
 
 def spex(
