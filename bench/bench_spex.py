@@ -76,18 +76,11 @@ def turn(peers: Peers, peer: str, n: int, b: int, terms: int, snr: float | None,
         raise AssertionError(f"{peer} took {theirs['samples']} samples, ours {mine['samples']}")
     truth = planted(n, terms, DEGREE, snr=snr, seed=seed).terms
     reached = accuracy(truth, {tuple(k): coef for k, coef in theirs["terms"]})
-    pairs = {key: (reached[key], mine[key]) for key in ("r2", "precision", "recall")}
-    columns = {
-        f"{who}_{key}": pair[i]
-        for key, pair in pairs.items()
-        for i, who in enumerate(("its", "our"))
-    }
+    row: Row = {}
+    for key in ("r2", "precision", "recall"):
+        row |= {f"its_{key}": reached[key], f"our_{key}": mine[key]}
     seconds = mine["seconds"]["all"]
-    return columns | {
-        "its_cpu": theirs["cpu"],
-        "our_cpu": seconds,
-        "faster": theirs["cpu"] / seconds,
-    }
+    return row | {"its_cpu": theirs["cpu"], "our_cpu": seconds, "faster": theirs["cpu"] / seconds}
 
 
 def compare(peers: Peers) -> list[Row]:
@@ -106,15 +99,13 @@ def compare(peers: Peers) -> list[Row]:
 
 
 def stages(n: int, b: int, terms: int) -> list[Row]:
-    """Ours alone at 20 dB, wall seconds by stage, on one thread and on all."""
+    """Ours alone at 20 dB, wall seconds by stage: on all threads, then on one, which stays."""
     rows = []
-    most = torch.get_num_threads()
-    for threads in sorted({1, ALL_THREADS}):
+    for threads in sorted({1, torch.get_num_threads()}, reverse=True):
         torch.set_num_threads(threads)
         for decoder in ("hard", "soft"):
             run = median_run(n, b, terms, 20.0, 0, decoder, clock=time.perf_counter)
             rows.append({"decoder": decoder, "threads": threads} | run["seconds"])
-    torch.set_num_threads(most)
     return rows
 
 
@@ -137,11 +128,7 @@ def verdicts(rows: list[Row]) -> list[str]:
     return found
 
 
-ALL_THREADS = torch.get_num_threads()
-
-
 def main() -> None:
-    torch.set_num_threads(1)
     alone = stages(*CASES[-1])
     table(alone, "ours alone, n=256, b=8, 100 terms, 20 dB: wall seconds by stage")
     peers = Peers()

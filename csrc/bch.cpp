@@ -9,6 +9,7 @@ void bch_decode_cpu(const BchCode& code, const double* readings, int64_t rows, i
                     int32_t* features, int32_t* counts, int threads) {
   constexpr int64_t kBlock = 64;
   const int shifts = 1 + code.parities;
+  threads = threads_worth(rows * (kDecodeNanoseconds << chase), threads);
   parallel_for(ceil_div(rows, kBlock), threads, [=, &code](int64_t block) {
     for (int64_t row = block * kBlock; row < std::min(rows, (block + 1) * kBlock); ++row) {
       const double* r = readings + row * shifts;

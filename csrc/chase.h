@@ -11,6 +11,7 @@
 namespace spex {
 
 constexpr int kMaxChase = 16;
+constexpr int64_t kDecodeNanoseconds = 800;  // of one pattern with both signs, about, at t = 5
 constexpr int kMaxParities = kMaxErrors * kMaxField;
 constexpr int kMaxWords = (1 + kMaxParities + 63) / 64 + 4;  // of sign bits, extra delays included
 

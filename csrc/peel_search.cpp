@@ -33,7 +33,9 @@ std::vector<Candidate> PeelSearch::decoded(const Stage& stage, std::vector<char>
   std::fill(stale.begin(), stale.end(), 0);
   std::vector<Candidate> out(jobs.size());
   constexpr int64_t kBlock = 16;
-  parallel_for(ceil_div(jobs.size(), kBlock), threads_, [&](int64_t block) {
+  const int64_t nanoseconds = jobs.size() * (kDecodeNanoseconds << stage.flips);
+  const int threads = threads_worth(nanoseconds, threads_);
+  parallel_for(ceil_div(jobs.size(), kBlock), threads, [&](int64_t block) {
     const int64_t end = std::min<int64_t>(jobs.size(), (block + 1) * kBlock);
     for (int64_t i = block * kBlock; i < end; ++i) out[i] = decode(jobs[i], stage.flips);
   });
@@ -49,7 +51,8 @@ std::vector<PeelSearch::Job> PeelSearch::correlated(const std::vector<int64_t>& 
   const double least = std::sqrt(2 * std::log(width));  // the most that B noises reach
   const std::vector<double> ones(q_.shifts, 1.0);
   std::vector<Job> best(live.size() * q_.groups, Job{-1, -1});
-  parallel_for(live.size(), threads_, [&](int64_t a) {
+  const int64_t readings = live.size() * live.size() * q_.shifts;  // a third of a nanosecond each
+  parallel_for(live.size(), threads_worth(readings / 3, threads_), [&](int64_t a) {
     const int64_t bin = live[a];
     std::array<double, kMaxGroups> most;
     most.fill(least);
@@ -115,7 +118,8 @@ std::vector<Candidate> PeelSearch::nearby(const std::vector<Term>& terms) const 
   const double bound = std::log(double(bases.size() * pool.size() + 1)) + kAcceptNearby;
 
   std::vector<std::vector<Candidate>> found(bases.size());
-  parallel_for(bases.size(), threads_, [&](int64_t k) {
+  const int64_t readings = bases.size() * pool.size() * q_.groups * q_.shifts;
+  parallel_for(bases.size(), threads_worth(readings / 3, threads_), [&](int64_t k) {
     const Term base = bins_.place(bases[k].data() + 1, bases[k][0]);
     std::vector<double> signs(q_.shifts);
     fill_signs(base, q_.shifts, signs.data());
