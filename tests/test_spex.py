@@ -329,8 +329,8 @@ def test_a_linear_fit_that_wins_is_a_warning_with_a_way_out() -> None:
         for text in report.warnings:
             warned += 1
             assert f"R2 {report.r2_linear:.3f} against {report.r2:.3f}" in text
-            assert f"ask for {least_budget(60, 5, 5):,} evaluations" in text
-            assert plan_spex(60, least_budget(60, 5, 5)).b == 5
+            assert f"ask for {least_budget(60, 5, 7):,} evaluations" in text
+            assert plan_spex(60, least_budget(60, 5, 7)).b == 7
             assert f"warning     {text}" in str(report)
     assert warned >= 2
 
