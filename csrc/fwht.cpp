@@ -46,13 +46,14 @@ void share_row(const FwhtKernel<T>& kernel, const T* in, T* out, int b, int thre
   }
 }
 
+// Whole rows where they keep all threads busy: then no thread waits for another within a row.
 template <typename T>
 void transform(const FwhtKernel<T>& kernel, const T* in, T* out, int64_t rows, int b, int threads) {
   if (rows == 0) return;
   threads = static_cast<int>(std::min<int64_t>(threads, (rows << b) / kThreadValues));
   if (threads <= 1) {
     kernel.rows[b](in, out, rows);
-  } else if (b < kSplitLog || rows >= 4 * threads) {
+  } else if (b < kSplitLog || rows >= 4 * threads || rows % threads == 0) {
     share_rows(kernel, in, out, rows, b, threads);
   } else {
     for (int64_t r = 0; r < rows; ++r) share_row(kernel, in + (r << b), out + (r << b), b, threads);
