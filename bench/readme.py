@@ -36,7 +36,7 @@ def transforms(found: dict) -> Iterator[str]:
         for isa in ("avx2", "avx512"):
             rows = [
                 row
-                for row in found["results"]
+                for row in found["rows"]
                 if row["dtype"] == dtype
                 and row["threads"] == 1
                 and isa in row.get("times_faster_than_fht_cpu", {})

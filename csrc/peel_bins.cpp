@@ -91,9 +91,7 @@ double PeelBins::least_squares(std::vector<Term>& terms) {
   using Vector = std::vector<double>;
 
   Vector signs(count * shifts);
-  for (size_t s = 0; s < count; ++s)
-    for (int p = 0; p < shifts; ++p)
-      signs[s * shifts + p] = bit_at(terms[s].bits.data(), p) ? -1.0 : 1.0;
+  for (size_t s = 0; s < count; ++s) fill_signs(terms[s], shifts, signs.data() + s * shifts);
   const auto spread = [&](const Vector& x, Vector& bins) {
     std::fill(bins.begin(), bins.end(), 0.0);
     for (size_t s = 0; s < count; ++s)

@@ -23,6 +23,11 @@ struct Term {
   const int32_t* features() const { return key.data() + 1; }
 };
 
+// The signs of a term at every delay, +-1: signs (shifts).
+inline void fill_signs(const Term& term, int shifts, double* signs) {
+  for (int p = 0; p < shifts; ++p) signs[p] = bit_at(term.bits.data(), p) ? -1.0 : 1.0;
+}
+
 class PeelBins {
  public:
   explicit PeelBins(const PeelProblem& problem);

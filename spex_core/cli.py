@@ -251,7 +251,7 @@ def _add_algorithm(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--algorithm", choices=["spex"], default="spex", help="how to find the interactions")
     add("--decoder", choices=["soft", "hard"], default="soft", help="of the BCH code")
-    add("--budget", type=int, default=8300, help="masks that the model may be asked at most")
+    add("--budget", type=int, default=5000, help="masks that the model may be asked at most")
     add("--degree", type=int, default=5, help="most features in one Fourier term")
     add("--seed", type=int, default=0, help="of the masks; same seed, same result")
     add("--batch-size", type=int, default=512, help="masks between two steps of progress")

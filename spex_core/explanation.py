@@ -6,8 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,8 +129,9 @@ class Explanation:
         """Write one .npz file (arrays and JSON, no pickle), whole or not at all."""
         path = Path(path)
         about = {"features": list(self.features), "report": dataclasses.asdict(self.report)}
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(unfinished, "wb") as file:
                 np.savez_compressed(
                     file,
                     spex_format=np.int64(FORMAT),
@@ -141,26 +140,27 @@ class Explanation:
                     coefs=self.transform.coefs.numpy(),
                     about=np.frombuffer(json.dumps(about).encode(), np.uint8),
                 )
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> Explanation:
     """Read what Explanation.save wrote.
 
-    Raises: FileNotFoundError; FormatError if the file is damaged, not ours, or of a newer format.
+    Raises: OSError if it cannot be opened; FormatError if it is damaged, not ours, or of a newer
+            format.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            version = int(file["spex_format"])
-            if version <= FORMAT:
-                return _explanation(file)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise FormatError(f"load: {path} is damaged or not a spex result ({error})") from error
+    with open(path, "rb") as raw:
+        try:
+            with np.load(raw, allow_pickle=False) as file:
+                version = int(file["spex_format"])
+                if version <= FORMAT:
+                    return _explanation(file)
+        except (
+            Exception
+        ) as error:  # of zipfile, zlib, NumPy, json: what a wrong byte can make of it
+            raise FormatError(f"load: {path} is damaged or not a spex result ({error})") from error
     raise FormatError(
         f"load: {path} has format {version}, this version reads up to {FORMAT}: upgrade spex-core"
     )

@@ -46,7 +46,9 @@ def peel(
 
 
 def _spectrum(spectrum: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The coefficients of a full table that are more than rounding."""
-    floor = 4 * ROUNDING[dtype] * float(spectrum.abs().max())
+    """The coefficients of a full table that are more than rounding: of the transform in float64,
+    and of the values, whose part in each of the 2**n coefficients is smaller by 2**(n / 2)."""
+    of_values = ROUNDING[dtype] * float(spectrum.norm()) / len(spectrum) ** 0.5
+    floor = 4 * max(ROUNDING[torch.float64] * float(spectrum.abs().max()), of_values)
     support = torch.nonzero(spectrum.abs() > floor).flatten()
     return support[:, None], spectrum[support]

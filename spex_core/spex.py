@@ -21,9 +21,8 @@ from .plan import SamplingPlan, least_budget, plan_spex
 from .refine import refit
 from .transform import SparseTransform
 
-LEAST_B = (
-    5  # bits a group from which no game of bench/bench_games.py was better served by a linear fit
-)
+# Bits a group from which a linear fit was better on no game of bench/bench_games.py.
+LEAST_B = 7
 
 
 def spex(
@@ -66,7 +65,8 @@ def spex(
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
     """
-    check(callable(f), "spex: f must be callable, got {}", type(f).__name__)
+    if not callable(f):
+        raise TypeError(f"spex: f must be callable, got {type(f).__name__}")
     names = feature_names(n, features)
     check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
     batch_size = check_int("spex: batch_size", batch_size, 1)
@@ -156,7 +156,7 @@ def linear_fit(plan: SamplingPlan, values: Tensor, support: Tensor) -> Tensor:
 
 def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
     """What the user should know about a result of these scores."""
-    if r2_linear <= r2:
+    if r2_linear <= r2 + 1e-6:
         return []
     b = max(plan.b + 1, LEAST_B)
     return [
