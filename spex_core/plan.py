@@ -11,6 +11,7 @@ Source: Kang et al. 2025 (SPEX), section 4; Erginbas et al. 2023 (q-SFT).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -243,28 +244,34 @@ def _full_table(n: int, degree: int, seed: int, budget: int) -> SamplingPlan:
 
 
 def _with_extra(plan: SamplingPlan, budget: int, extra: int, holdout: int) -> SamplingPlan:
-    """`plan` with `extra` new uniform masks, fewer only if 2**n has no more."""
+    """`plan` with `extra` new uniform masks, of which the last `holdout` are held out."""
     seen = np.unique(plan.row_keys())
+    if plan.n <= MAX_TABLE and 2 * (len(seen) + extra) > 1 << plan.n:
+        masks = _from_rest(plan, seen, extra)
+    else:
+        masks = _drawn(plan, seen, extra)
+    return dataclasses.replace(plan, budget=budget, extra=masks, holdout=holdout)
+
+
+def _drawn(plan: SamplingPlan, seen: np.ndarray, extra: int) -> Tensor:
+    """The first `extra` masks of the uniform table that are new: packed int64 (extra, W)."""
     parts, found, start = [plan.extra], 0, 0
-    while found < extra and start < 64 * (extra + 64):
+    while found < extra:
         draw = ops.uniform_masks(extra, plan.n, seed=plan.seed, stream=UNIFORM, start=start)
         keys, first = np.unique(plan.keys(draw), return_index=True)
         fresh = np.sort(first[~np.isin(keys, seen)])[: extra - found]
         parts.append(draw[torch.from_numpy(fresh)])
         seen = np.union1d(seen, plan.keys(parts[-1]))
         found, start = found + len(fresh), start + extra
-    return SamplingPlan(
-        n=plan.n,
-        degree=plan.degree,
-        seed=plan.seed,
-        budget=budget,
-        b=plan.b,
-        code=plan.code,
-        columns=plan.columns,
-        delays=plan.delays,
-        extra=torch.cat(parts),
-        holdout=min(holdout, found),
-    )
+    return torch.cat(parts)
+
+
+def _from_rest(plan: SamplingPlan, seen: np.ndarray, extra: int) -> Tensor:
+    """`extra` of the masks not seen, in an order that the seed shuffles: packed int64 (extra, 1).
+    For a budget of most of the table, where draws would nearly all be seen."""
+    rest = np.setdiff1d(np.arange(1 << plan.n), seen)
+    shuffle = ops.uniform_masks(len(rest), 63, seed=plan.seed, stream=UNIFORM)[:, 0].numpy()
+    return torch.from_numpy(rest[np.argsort(shuffle, kind="stable")][:extra])[:, None]
 
 
 def _independent(b: int, n: int, seed: int, stream: int) -> Tensor:

@@ -57,7 +57,7 @@ def spex(
         batch_size: masks in one call of f at the most.
         progress: called as progress(done, total) after each batch.
         known: (masks bool (rows, n), values (rows,)) that need not be asked for again.
-        backend: of the kernels.
+        backend: of the transform and the decoder.
     Returns: an Explanation.
     Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
              fails, holding what was paid for; BackendUnavailable.
@@ -159,9 +159,11 @@ def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
     if r2_linear <= r2 + 1e-6:
         return []
     b = max(plan.b + 1, LEAST_B)
+    budget = least_budget(plan.n, plan.degree, b)
+    buys = "the whole table" if budget == 1 << plan.n else f"{1 << b} bins a group"
     return [
         f"a linear fit on the same samples does better (R2 {r2_linear:.3f} against {r2:.3f}): ask "
-        f"for {least_budget(plan.n, plan.degree, b):,} evaluations, {1 << b} bins a group"
+        f"for {budget:,} evaluations, {buys}"
     ]
 
 
