@@ -22,7 +22,8 @@ test: .venv/installed ## run the tests, report the branch coverage of spex_core
 coverage: test ## the same, and the report line by line in htmlcov/
 	$(BIN)/python -m coverage html --quiet
 
-bench: .venv/installed .venv-peers/installed ## measure against the public packages, into bench/results/
+bench: .venv/installed .venv-peers/installed build/bench/parity_block ## measure against the public packages, into bench/results/
+	build/bench/parity_block > bench/results/parity_block.json
 	for script in bench/bench_*.py; do \
 	  SPEX_PEERS_PYTHON=$(CURDIR)/.venv-peers/bin/python $(BIN)/python $$script || exit 1; \
 	done
@@ -44,6 +45,11 @@ FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 clean: ## remove the environments and everything built
 	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .ruff_cache
+
+build/bench/parity_block: .venv/compile bench/parity_block.cpp $(wildcard csrc/*)
+	PATH=$(CURDIR)/$(BIN):$$PATH; \
+	cmake -S csrc -B build/bench -G Ninja -DSPEX_CPP_TESTS=ON && cmake --build build/bench --target spex_cpu
+	$(CXX) -std=c++17 -O2 -Icsrc bench/parity_block.cpp build/bench/libspex_cpu.a -pthread -o $@
 
 # A C++ test program under one sanitizer; bounds and lifetimes go with undefined behaviour.
 build/%/spex_cpp_tests: .venv/compile $(wildcard csrc/* tests/cpp/*)
