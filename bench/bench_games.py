@@ -3,10 +3,12 @@
     SPEX_GAMES=shared/games python bench/bench_games.py       # about four minutes
 
 R2 on 4,000 masks that were not evaluated (all there are, of a small table), mean over two seeds;
-the whole table where the budget reaches 2**n. The first table asks which budgets lose to least
-squares on the single features, by b, the bins a group (spex.py: warnings names a budget for
-those). The second runs the games and budgets of the folder's peer_r2.jsonl, which holds R2 of
-public implementations at that many evaluations: their rows are copied from it.
+the whole table where the budget reaches 2**n. `peeled` is the R2 of the peeled terms alone, before
+shrink.py adds what low orders it finds worth it; `linear` that of least squares on the single
+features, from the same masks. The last table says how often that is better, by b, the bins a group
+(spex.py: warnings names a budget for those). The second runs the games and budgets of the folder's
+peer_r2.jsonl, which holds R2 of public implementations at that many evaluations: their rows are
+copied from it.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ import torch
 from harness import Row, table, unseen_masks, write
 
 from spex_core import masks as bits
+from spex_core.alias import alias
 from spex_core.evaluate import evaluate
+from spex_core.peel import peel
 from spex_core.plan import least_budget, plan_spex
-from spex_core.spex import fit_plan, linear_fit
+from spex_core.refine import refit
+from spex_core.shrink import with_low_orders
+from spex_core.spex import linear_fit, with_constant
 from spex_core.transform import SparseTransform
 
 BUDGETS = [1000, 2000, 5000, 10_000, 20_000]
@@ -37,15 +43,18 @@ def run(n: int, f: games.Function, budget: int, seed: int) -> Row:
     """One fit and one linear fit on its masks, both scored on the same new ones."""
     plan = plan_spex(n, budget, degree=DEGREE, seed=seed)
     values, _ = evaluate(f, plan, batch_size=1 << 14)
-    found = fit_plan(plan, values)
-    row = {"b": plan.b, "groups": plan.groups, "terms": len(found)}
+    support, coefs = with_constant(*peel(alias(values, plan), plan), n)
     if plan.code is None:
-        return row | {"r2": 1.0, "linear": np.nan}
+        return {"b": plan.b, "terms": len(support), "r2": 1.0, "peeled": 1.0, "linear": np.nan}
+    coefs = refit(plan, values, support, coefs)
+    peeled = SparseTransform(n, support, coefs)
+    found = SparseTransform(n, *with_low_orders(plan, values, support, coefs))
     single = bits.pack(np.eye(n + 1, n, k=-1, dtype=np.bool_))
     linear = SparseTransform(n, single, linear_fit(plan, values, single))
     test = unseen_masks(plan, TEST)
     truth = f(bits.unpack(test, n))
-    return row | {"r2": found.score(test, truth), "linear": linear.score(test, truth)}
+    row = {"b": plan.b, "terms": len(found), "r2": found.score(test, truth)}
+    return row | {"peeled": peeled.score(test, truth), "linear": linear.score(test, truth)}
 
 
 def measure(name: str, budgets: list[int]) -> list[Row]:
@@ -55,7 +64,8 @@ def measure(name: str, budgets: list[int]) -> list[Row]:
         if f is None or budget < least_budget(n, DEGREE) or budget > SLOW.get(name, budget):
             continue
         runs = [run(n, f, budget, seed) for seed in range(SEEDS)]
-        means = {key: statistics.mean(r[key] for r in runs) for key in ("terms", "r2", "linear")}
+        columns = ("terms", "r2", "peeled", "linear")
+        means = {key: statistics.mean(r[key] for r in runs) for key in columns}
         rows.append({"game": name, "n": n, "budget": budget, "b": runs[0]["b"]} | means)
         if runs[0]["b"] == n:
             break  # the whole table: more is the same
@@ -92,6 +102,7 @@ def linear_wins(rows: list[Row]) -> list[Row]:
                     "b": b,
                     "runs": len(some),
                     "linear wins": len(lost),
+                    "median peeled": statistics.median(r["peeled"] for r in some),
                     "median r2": statistics.median(r["r2"] for r in some),
                     "median linear": statistics.median(r["linear"] for r in some),
                     "largest lead of linear": worst["linear"] - worst["r2"],

@@ -19,6 +19,7 @@ from .explanation import Explanation, Report
 from .peel import peel
 from .plan import SamplingPlan, least_budget, plan_spex
 from .refine import refit
+from .shrink import with_low_orders
 from .transform import SparseTransform
 
 # Bits a group from which a linear fit was better on no game of bench/bench_games.py.
@@ -125,6 +126,7 @@ def fit_plan(
         support, coefs = with_constant(support, coefs, plan.n)
         if plan.code is not None:
             coefs = refit(plan, values, support, coefs)
+            support, coefs = with_low_orders(plan, values, support, coefs)
     return SparseTransform(plan.n, support, coefs)
 
 

@@ -22,7 +22,7 @@ ORDER = [
         "triton_kernels",
         "ops",
     ),
-    *("masks", "plan", "evaluate", "alias", "peel", "refine", "transform"),
+    *("masks", "plan", "evaluate", "alias", "peel", "refine", "shrink", "transform"),
     *("weights", "indices", "explanation", "spex", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
