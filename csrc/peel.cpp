@@ -24,7 +24,7 @@ class Peeler {
         stale_(bins_.size(), 1) {}
 
   std::vector<Term> run(int chase) {
-    std::vector<Stage> stages{{Stage::single, 0, 3.0}};
+    std::vector<Stage> stages{{Stage::single, 0, 1.0}};
     for (int flips = 3; flips < chase; flips += 3) stages.push_back({Stage::single, flips, 2.0});
     const size_t nearby = stages.size();
     if (chase > 0) {

@@ -106,7 +106,7 @@ def peel(
     chase: int,
 ) -> tuple[Tensor, Tensor]:
     peeler = Peeler(bins, code, delay_columns, hashes, degree, floor)
-    stages = [("single", 0, 3.0)] + [("single", flips, 2.0) for flips in range(3, chase, 3)]
+    stages = [("single", 0, 1.0)] + [("single", flips, 2.0) for flips in range(3, chase, 3)]
     nearby = len(stages)
     if chase:
         stages += [("nearby", 0, 0.0), ("single", chase, 1.0), ("pairs", chase, 0.0)]

@@ -6,6 +6,8 @@ The shell commands of the README are not run here: they are targets of the Makef
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,8 @@ def test_a_failing_example_fails_and_says_where() -> None:
     with pytest.raises(AssertionError) as failure:
         run(blocks, "README.md")
     assert failure.traceback[-1].lineno + 1 == 9
+
+
+def test_figures_are_those_of_the_bench_results() -> None:
+    check = subprocess.run([sys.executable, README.parent / "bench" / "readme.py", "--check"])
+    assert check.returncode == 0, "run: python bench/readme.py"
