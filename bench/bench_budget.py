@@ -1,6 +1,6 @@
 """What the samples left over between two powers of two should buy: the bench behind plan_spex.
 
-    SPEX_GAMES=shared/games python bench/bench_budget.py       # about five minutes
+    SPEX_GAMES=shared/games python bench/bench_budget.py       # about seven minutes
 
 Three groups of 2**b bins at all P delays of the code take 3 P 2**b masks; the next b takes twice
 that. Each policy gets the same number of distinct masks, 1.33, 1.6 or 1.67 times that, and spends
