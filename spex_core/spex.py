@@ -48,6 +48,9 @@ def spex(
     that only the refit uses: plan_spex says why. A budget of 2**n evaluates every mask, and the
     result is then exact whatever the degree.
 
+    Sets of low order that are too small to decode join the result where cross-validation wants them
+    (shrink.py); a sparse function stays sparse.
+
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers; 1 = the feature is kept.
         n: features; or `features`, their names, which results then use.
