@@ -26,9 +26,9 @@ from spex_core.alias import alias
 from spex_core.evaluate import evaluate
 from spex_core.peel import peel
 from spex_core.plan import least_budget, plan_spex
-from spex_core.refine import refit
+from spex_core.refine import linear_fit, refit
 from spex_core.shrink import with_low_orders
-from spex_core.spex import linear_fit, with_constant
+from spex_core.spex import with_constant
 from spex_core.transform import SparseTransform
 
 BUDGETS = [1000, 2000, 5000, 10_000, 20_000]
@@ -50,7 +50,7 @@ def run(n: int, f: games.Function, budget: int, seed: int) -> Row:
     peeled = SparseTransform(n, support, coefs)
     found = SparseTransform(n, *with_low_orders(plan, values, support, coefs))
     single = bits.pack(np.eye(n + 1, n, k=-1, dtype=np.bool_))
-    linear = SparseTransform(n, single, linear_fit(plan, values, single))
+    linear = SparseTransform(n, single, torch.from_numpy(linear_fit(plan, values)))
     test = unseen_masks(plan, TEST)
     truth = f(bits.unpack(test, n))
     row = {"b": plan.b, "terms": len(found), "r2": found.score(test, truth)}

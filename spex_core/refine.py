@@ -53,8 +53,35 @@ def refit(
     Args: values: float64 (T,) of all rows; the held-out ones at the end are not looked at.
     Cost: C P S products an iteration for the aliased rows, and (uniform rows) S for the others.
     """
-    samples = PlanSamples(plan, support)
     x = np.zeros(len(support)) if start is None else start.numpy().copy()
+    return torch.from_numpy(_solve(PlanSamples(plan, support), values, x))
+
+
+def linear_fit(plan: SamplingPlan, values: Tensor) -> np.ndarray:
+    """Least squares on the constant and the n single features: float64 (1 + n,)."""
+    if plan.code is None:
+        spectrum = alias(values, plan).flatten().numpy()
+        return spectrum[np.append(0, 1 << np.arange(plan.n))]
+    return _solve(LinearSamples(plan), values, np.zeros(1 + plan.n))
+
+
+def linear_predict(masks: Tensor, coefs: np.ndarray) -> np.ndarray:
+    """The linear function with these coefficients at packed masks (T, W): float64 (T,)."""
+    n = len(coefs) - 1
+    out = np.full(len(masks), coefs.sum())
+    for rows in _row_blocks(len(masks), n):
+        out[rows] -= 2 * (bits.unpack(masks[rows], n) @ coefs[1:])
+    return out
+
+
+def _row_blocks(rows: int, n: int) -> list[slice]:
+    """Slices of the rows that hold at most 16 million features each."""
+    size = max(1, (1 << 24) // n)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
+def _solve(samples: PlanSamples, values: Tensor, x: np.ndarray) -> np.ndarray:
+    """Conjugate gradients on the normal equations of the samples, from x."""
     right = samples.adjoint(*samples.split(values))
     slope = right - samples.normal(x)
     step, size = slope.copy(), float(slope @ slope)
@@ -68,7 +95,7 @@ def refit(
         slope -= length * turned
         before, size = size, float(slope @ slope)
         step = slope + size / before * step
-    return torch.from_numpy(x)
+    return x
 
 
 class PlanSamples:
@@ -92,7 +119,7 @@ class PlanSamples:
 
     def adjoint(self, bins: np.ndarray, values: Tensor) -> np.ndarray:
         """The right-hand side of the normal equations: float64 (S,)."""
-        out = ops.parity_adjoint(self.uniform, self.support, values).numpy()
+        out = self.uniform_adjoint(values)
         for group, at in zip(bins, self.bins, strict=True):
             out += np.einsum("sp,sp->s", group[at], self.signs) * (1 << self.plan.b)
         return out
@@ -106,9 +133,35 @@ class PlanSamples:
             order = np.argsort(at, kind="stable")
             live, first = np.unique(at[order], return_index=True)
             group[live] = np.add.reduceat(spread[order], first)
-        return self.adjoint(
-            bins, ops.parity_predict(self.uniform, self.support, torch.from_numpy(x))
-        )
+        return self.adjoint(bins, self.uniform_predict(x))
+
+    def uniform_predict(self, x: np.ndarray) -> Tensor:
+        return ops.parity_predict(self.uniform, self.support, torch.from_numpy(x))
+
+    def uniform_adjoint(self, values: Tensor) -> np.ndarray:
+        return ops.parity_adjoint(self.uniform, self.support, values).numpy()
+
+
+class LinearSamples(PlanSamples):
+    """PlanSamples for the constant and all single features, without the n**2 bits of their support:
+    their bins and signs are the rows of the hash matrices and of the delays."""
+
+    def __init__(self, plan: SamplingPlan):
+        self.plan = plan
+        self.uniform = plan.extra[: len(plan.extra) - plan.holdout]
+        self.bins = np.pad(plan.hashes.numpy(), ((0, 0), (1, 0)))  # (C, 1 + n)
+        singles = 1.0 - 2.0 * bits.unpack(plan.delay_columns, plan.shifts)
+        self.signs = np.concatenate([np.ones((1, plan.shifts)), singles])  # (1 + n, P)
+
+    def uniform_predict(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(linear_predict(self.uniform, x))
+
+    def uniform_adjoint(self, values: Tensor) -> np.ndarray:
+        v, n = values.numpy(), self.plan.n
+        out = np.full(1 + n, v.sum())
+        for rows in _row_blocks(len(v), n):
+            out[1:] -= 2 * (v[rows] @ bits.unpack(self.uniform[rows], n))
+        return out
 
 
 def term_bins(plan: SamplingPlan, support: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from .evaluate import Progress, ValueFunction, evaluate
 from .explanation import Explanation, Report
 from .peel import peel
 from .plan import SamplingPlan, least_budget, plan_spex
-from .refine import refit
+from .refine import linear_fit, linear_predict, refit
 from .shrink import with_low_orders
-from .transform import SparseTransform
+from .transform import SparseTransform, r2
 
 # Bits a group from which a linear fit was better on no game of bench/bench_games.py.
 LEAST_B = 7
@@ -82,7 +82,7 @@ def spex(
         values, used = evaluate(f, plan, batch_size=batch_size, progress=progress, known=known)
     transform = fit_plan(plan, values, decoder=decoder, backend=backend, clock=clock)
     with clock("score"):
-        r2, r2_linear = scores(plan, values, transform)
+        score, score_linear = scores(plan, values, transform)
     report = Report(
         algorithm="spex",
         decoder=decoder,
@@ -95,13 +95,13 @@ def spex(
         used=used,
         unique=len(np.unique(plan.row_keys())),
         holdout=plan.holdout,
-        r2=r2,
-        r2_linear=r2_linear,
+        r2=score,
+        r2_linear=score_linear,
         terms=len(transform),
         energy_by_order=transform.energy_by_order(),
         plan=describe(plan),
         seconds=clock.seconds,
-        warnings=warnings(plan, r2, r2_linear),
+        warnings=warnings(plan, score, score_linear),
     )
     return Explanation(transform, names, report)
 
@@ -146,28 +146,19 @@ def scores(plan: SamplingPlan, values: Tensor, transform: SparseTransform) -> tu
     rows of a whole table)."""
     first = plan.total - plan.holdout if plan.holdout else 0
     masks, truth = plan.masks(first, plan.total), values[first:].numpy()
-    linear_terms = bits.pack(np.eye(plan.n + 1, plan.n, k=-1, dtype=np.bool_))
-    linear = SparseTransform(plan.n, linear_terms, linear_fit(plan, values, linear_terms))
-    return transform.score(masks, truth), linear.score(masks, truth)
+    linear = linear_predict(masks, linear_fit(plan, values))
+    return transform.score(masks, truth), r2(truth, linear)
 
 
-def linear_fit(plan: SamplingPlan, values: Tensor, support: Tensor) -> Tensor:
-    """Least squares on the constant and the n single features, over the fitted rows."""
-    if plan.code is None:
-        spectrum = alias(values, plan).flatten()
-        return spectrum[support[:, 0]]
-    return refit(plan, values, support)
-
-
-def warnings(plan: SamplingPlan, r2: float, r2_linear: float) -> list[str]:
+def warnings(plan: SamplingPlan, score: float, linear: float) -> list[str]:
     """What the user should know about a result of these scores."""
-    if r2_linear <= r2 + 1e-6:
+    if linear <= score + 1e-6:
         return []
     b = max(plan.b + 1, LEAST_B)
     budget = least_budget(plan.n, plan.degree, b)
     buys = "the whole table" if budget == 1 << plan.n else f"{1 << b} bins a group"
     return [
-        f"a linear fit on the same samples does better (R2 {r2_linear:.3f} against {r2:.3f}): ask "
+        f"a linear fit on the same samples does better (R2 {linear:.3f} against {score:.3f}): ask "
         f"for {budget:,} evaluations, {buys}"
     ]
 

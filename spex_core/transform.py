@@ -150,11 +150,7 @@ class SparseTransform:
             "score: values must have one number per mask, ({},), got shape {}",
             *(len(fit), values.shape),
         )
-        if values.min() == values.max():
-            return float(np.allclose(fit, values, rtol=1e-9, atol=0.0))
-        spread = values - values.mean()
-        unit = np.abs(spread).max()  # keeps squares of very small and very large values in range
-        return float(1 - np.sum(((values - fit) / unit) ** 2) / np.sum((spread / unit) ** 2))
+        return r2(values, fit)
 
     def top(self, k: int) -> dict[tuple[int, ...], float]:
         """The k terms of largest |F[k]|, largest first; the constant is not one of them."""
@@ -201,6 +197,16 @@ class SparseTransform:
         """Rows of the k terms of largest |F[k]| but the constant; equal ones in canonical order."""
         rows = np.flatnonzero(self.orders)
         return rows[np.argsort(-np.abs(self.coefs.numpy()[rows]), kind="stable")][:k]
+
+
+def r2(values: np.ndarray, fit: np.ndarray) -> float:
+    """1 - ||f - fhat||**2 / ||f - mean f||**2, with the rule of SparseTransform.score for equal
+    values."""
+    if values.min() == values.max():
+        return float(np.allclose(fit, values, rtol=1e-9, atol=0.0))
+    spread = values - values.mean()
+    unit = np.abs(spread).max()  # keeps squares of very small and very large values in range
+    return float(1 - np.sum(((values - fit) / unit) ** 2) / np.sum((spread / unit) ** 2))
 
 
 def _canonical_order(support: Tensor) -> np.ndarray:

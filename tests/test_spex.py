@@ -511,3 +511,12 @@ def test_real_tables(games: Path, name: str) -> None:
     score = part.transform.score(masks, table)
     assert score > 0.8
     assert part.report.r2 == pytest.approx(score, abs=0.1)  # what the report promises is so
+
+
+def test_fifty_thousand_features_fit_in_memory() -> None:
+    """The linear fit beside the result needs n coefficients, never n**2 bits."""
+    ex = spex(
+        lambda x: 1.0 * x[:, 7] - 2.0 * (x[:, 70] & x[:, 49_999]), 50_000, budget=3000, degree=2
+    )
+    assert ex.report.r2 == pytest.approx(1.0)
+    assert set(ex.interactions("FBII")) >= {(7,), (70, 49_999)}
