@@ -2,10 +2,14 @@
 // allocated. spex_core/native.py is its only caller and holds the tensors alive. The GIL is
 // released throughout.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "bch.h"
+#include "boost.h"
 #include "fwht.h"
 #include "isa.h"
 #include "masks.h"
@@ -127,6 +131,40 @@ PYBIND11_MODULE(_cpu, m) {
             degree, floor};
         return spex::peel_cpu(problem, chase, at<int32_t>(features), at<double>(coefs),
                               spex::resolve_isa(isa), threads);
+      },
+      release());
+
+  py::class_<spex::BoostSettings>(m, "BoostSettings")
+      .def(py::init([](int trees, int depth, int leaves, int64_t min_leaf, double rate, double l2,
+                       double row_share, double feature_share) {
+        return spex::BoostSettings{trees, depth, leaves,    min_leaf,
+                                   rate,  l2,    row_share, feature_share};
+      }));
+  py::class_<spex::Forest>(m, "Forest")
+      .def_property_readonly("trees", [](const spex::Forest& f) { return f.roots.size(); })
+      .def_property_readonly("nodes", [](const spex::Forest& f) { return f.value.size(); })
+      .def_readonly("bias", &spex::Forest::bias)
+      .def("copy", [](const spex::Forest& f, Address roots, Address feature, Address absent,
+                      Address present, Address value) {
+        std::copy(f.roots.begin(), f.roots.end(), at<int32_t>(roots));
+        std::copy(f.feature.begin(), f.feature.end(), at<int32_t>(feature));
+        std::copy(f.absent.begin(), f.absent.end(), at<int32_t>(absent));
+        std::copy(f.present.begin(), f.present.end(), at<int32_t>(present));
+        std::copy(f.value.begin(), f.value.end(), at<double>(value));
+      });
+  m.def(
+      "boost",
+      [](Address masks, int64_t rows, int64_t n, Address stages, int64_t num_stages, uint64_t seed,
+         const std::vector<spex::BoostSettings>& settings, const std::vector<Address>& values,
+         const std::vector<Address>& bags, Address staged, int isa, int threads) {
+        const spex::BoostProblem problem{at<const uint64_t>(masks), rows,       n,
+                                         at<const int32_t>(stages), num_stages, seed};
+        std::vector<const double*> y;
+        std::vector<const uint64_t*> chosen;
+        for (const Address address : values) y.push_back(at<const double>(address));
+        for (const Address address : bags) chosen.push_back(at<const uint64_t>(address));
+        return spex::boost_cpu(problem, settings, y, chosen, at<double>(staged),
+                               spex::resolve_isa(isa), threads);
       },
       release());
 }
