@@ -11,6 +11,7 @@
 #include "masks.h"
 #include "parity.h"
 #include "peel.h"
+#include "tree_fourier.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -127,6 +128,29 @@ PYBIND11_MODULE(_cpu, m) {
             degree, floor};
         return spex::peel_cpu(problem, chase, at<int32_t>(features), at<double>(coefs),
                               spex::resolve_isa(isa), threads);
+      },
+      release());
+
+  py::class_<spex::TreeSpectrum>(m, "TreeSpectrum")
+      .def("size", &spex::TreeSpectrum::size)
+      .def(
+          "write",
+          [](const spex::TreeSpectrum& spectrum, Address support, Address coefs, int threads) {
+            spectrum.write(at<uint64_t>(support), at<double>(coefs), threads);
+          },
+          release());
+  m.def(
+      "tree_fourier",
+      [](Address roots, int64_t trees, Address feature, Address absent, Address present,
+         Address value, int64_t n, Address group, int groups, int64_t limit, int threads) {
+        const spex::Forest forest{at<const int32_t>(roots),
+                                  trees,
+                                  at<const int32_t>(feature),
+                                  at<const int32_t>(absent),
+                                  at<const int32_t>(present),
+                                  at<const double>(value),
+                                  n};
+        return spex::tree_fourier_cpu(forest, at<const int32_t>(group), groups, limit, threads);
       },
       release());
 }
