@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <numeric>
 
 #include "bits.h"
@@ -12,9 +13,9 @@
 namespace spex {
 namespace {
 
-constexpr int64_t kBlockTerms = int64_t{1} << 15;  // of the trees that are expanded in one go
-constexpr int64_t kRoundTerms = int64_t{1} << 22;  // that wait to be merged
-constexpr int64_t kPartTerms = int64_t{1} << 13;   // of a part of the table, which fits in cache
+constexpr int64_t kBlockTerms = int64_t{1} << 13;  // of the trees that are expanded in one go
+constexpr int64_t kRoundTerms = int64_t{1} << 19;  // that wait to be merged
+constexpr int64_t kPartTerms = int64_t{1} << 15;   // of a part of the table, which fits in cache
 constexpr int kMaxPartBits = 8;
 constexpr int64_t kWriteRows = 1024;
 constexpr int64_t kTermNanoseconds = 30;
@@ -24,32 +25,41 @@ constexpr int64_t kTermNanoseconds = 30;
 template <size_t kWords>
 class TermTable {
  public:
-  void add(const SetKey<kWords>& key, double coef, int group, int groups) {
-    if (2 * keys_.size() >= slots_.size()) grow();
-    size_t at = hash(key) & (slots_.size() - 1);
-    while (slots_[at] && keys_[slots_[at] - 1] != key) at = (at + 1) & (slots_.size() - 1);
-    if (!slots_[at]) {
-      keys_.push_back(key);
-      coefs_.resize(coefs_.size() + groups, 0.0);
-      slots_[at] = static_cast<uint32_t>(keys_.size());
-    }
-    coefs_[(slots_[at] - 1) * static_cast<size_t>(groups) + group] += coef;
+  explicit TermTable(int groups) : groups_(groups) {}
+
+  // Makes room to add so many terms.
+  void reserve(int64_t terms) {
+    size_t slots = std::max<size_t>(slots_.size(), 64);
+    while (slots < 2 * (keys_.size() + terms)) slots *= 2;
+    if (slots == slots_.size()) return;
+    slots_.assign(slots, 0);
+    for (size_t row = 0; row < keys_.size(); ++row)
+      slots_[slot_of(keys_[row])] = static_cast<uint32_t>(row + 1);
   }
 
-  int64_t size() const { return static_cast<int64_t>(keys_.size()); }
-  const SetKey<kWords>& key(int64_t row) const { return keys_[row]; }
-  const double* coefs(int64_t row, int groups) const { return coefs_.data() + row * groups; }
+  void add(const SetKey<kWords>& key, double coef, int group) {
+    uint32_t& slot = slots_[slot_of(key)];
+    if (!slot) {
+      keys_.push_back(key);
+      coefs_.resize(coefs_.size() + groups_);
+      slot = static_cast<uint32_t>(keys_.size());
+    }
+    coefs_[(slot - 1) * groups_ + group] += coef;
+  }
+
+  size_t size() const { return keys_.size(); }
+  const SetKey<kWords>& key(size_t row) const { return keys_[row]; }
+  const double* coefs(size_t row) const { return coefs_.data() + row * groups_; }
 
  private:
-  void grow() {
-    slots_.assign(std::max<size_t>(64, 4 * slots_.size()), 0);
-    for (size_t row = 0; row < keys_.size(); ++row) {
-      size_t at = hash(keys_[row]) & (slots_.size() - 1);
-      while (slots_[at]) at = (at + 1) & (slots_.size() - 1);
-      slots_[at] = static_cast<uint32_t>(row + 1);
-    }
+  // Where the set is, or the empty slot where it belongs.
+  size_t slot_of(const SetKey<kWords>& key) const {
+    size_t at = hash(key) & (slots_.size() - 1);
+    while (slots_[at] && !same(keys_[slots_[at] - 1], key)) at = (at + 1) & (slots_.size() - 1);
+    return at;
   }
 
+  size_t groups_;
   std::vector<uint32_t> slots_;  // 1 + a row, or 0; a power of two, at most half full
   std::vector<SetKey<kWords>> keys_;
   std::vector<double> coefs_;  // (rows, groups)
@@ -73,7 +83,7 @@ class Spectrum : public TreeSpectrum {
     int64_t bound = 0;
     for (int64_t terms : survey.bound) bound += terms;
     while (part_bits_ < kMaxPartBits && bound >> part_bits_ > kPartTerms) ++part_bits_;
-    parts_.resize(size_t{1} << part_bits_);
+    parts_.assign(size_t{1} << part_bits_, TermTable<kWords>(groups));
     threads = threads_worth(bound * kTermNanoseconds, threads);
     merge(forest, group, survey, threads);
     collect(limit);
@@ -103,7 +113,6 @@ class Spectrum : public TreeSpectrum {
   struct Row {
     SetKey<kWords> key;
     const double* coefs;  // (groups)
-    double norm;          // squared, once there is a limit
   };
 
   // Expands the trees and adds their terms up. Every part of the table takes the terms of its sets
@@ -130,9 +139,12 @@ class Spectrum : public TreeSpectrum {
       parallel_for(blocks.size(), threads,
                    [&](int64_t i) { expand(forest, order, survey, blocks[i]); });
       parallel_for(parts_.size(), threads, [&](int64_t part) {
+        int64_t terms = 0;
+        for (const auto& block : blocks) terms += block.starts[part + 1] - block.starts[part];
+        parts_[part].reserve(terms);
         for (const auto& block : blocks)
           for (int64_t i = block.starts[part]; i < block.starts[part + 1]; ++i)
-            parts_[part].add(block.terms[i].key, block.terms[i].coef, block.group, groups_);
+            parts_[part].add(block.terms[i].key, block.terms[i].coef, block.group);
       });
     }
   }
@@ -159,31 +171,54 @@ class Spectrum : public TreeSpectrum {
     for (size_t i = 0; i < terms.size(); ++i) block.terms[at[part[i]]++] = terms[i];
   }
 
-  // rows_: the terms that are not all zeros; if they are more than `limit`, the largest, and of
-  // those as large as the smallest of these as many as there is room for, in canonical order.
-  void collect(int64_t limit) {
-    double most = 0;
+  // Calls body(key, coefs) for the terms that are not all zeros.
+  template <typename Body>
+  void for_each_term(const Body& body) const {
     for (const auto& part : parts_)
-      for (int64_t row = 0; row < part.size(); ++row) {
-        const double* coefs = part.coefs(row, groups_);
-        double largest = 0;
-        for (int g = 0; g < groups_; ++g) largest = std::max(largest, std::abs(coefs[g]));
-        if (largest > 0) rows_.push_back({part.key(row), coefs, 0.0});
-        most = std::max(most, largest);
+      for (size_t row = 0; row < part.size(); ++row) {
+        const double* coefs = part.coefs(row);
+        if (std::any_of(coefs, coefs + groups_, [](double coef) { return coef != 0; }))
+          body(part.key(row), coefs);
       }
-    if (limit < 0 || size() <= limit) return;
+  }
+
+  // rows_: all terms, or where they are more than `limit` the largest, and of those as large as the
+  // smallest of these the first in canonical order.
+  void collect(int64_t limit) {
+    int64_t terms = 0;
+    double most = 0;
+    for_each_term([&](const SetKey<kWords>&, const double* coefs) {
+      ++terms;
+      for (int g = 0; g < groups_; ++g) most = std::max(most, std::abs(coefs[g]));
+    });
+    if (limit < 0 || terms <= limit) {
+      rows_.reserve(terms);
+      for_each_term(
+          [&](const SetKey<kWords>& key, const double* coefs) { rows_.push_back({key, coefs}); });
+      return;
+    }
+    if (limit == 0) return;
     // Scaled by a power of two, so that no square leaves the range of numbers.
     const double scale = std::ldexp(1.0, -std::max(std::ilogb(most), -1000));
-    for (Row& row : rows_)
-      for (int g = 0; g < groups_; ++g) {
-        const double coef = row.coefs[g] * scale;
-        row.norm += coef * coef;
-      }
-    std::nth_element(rows_.begin(), rows_.begin() + limit, rows_.end(),
-                     [](const Row& a, const Row& b) {
-                       return a.norm != b.norm ? a.norm > b.norm : less(a.key, b.key);
-                     });
-    rows_.resize(limit);
+    std::vector<double> norms;
+    norms.reserve(terms);
+    for_each_term([&](const SetKey<kWords>&, const double* coefs) {
+      double sum = 0;
+      for (int g = 0; g < groups_; ++g) sum += (coefs[g] * scale) * (coefs[g] * scale);
+      norms.push_back(sum);
+    });
+    std::vector<double> ranked = norms;
+    std::nth_element(ranked.begin(), ranked.begin() + limit - 1, ranked.end(), std::greater<>());
+    const double least = ranked[limit - 1];
+    std::vector<Row> equal;
+    auto norm = norms.begin();
+    for_each_term([&](const SetKey<kWords>& key, const double* coefs) {
+      if (*norm >= least) (*norm > least ? rows_ : equal).push_back({key, coefs});
+      ++norm;
+    });
+    std::sort(equal.begin(), equal.end(),
+              [](const Row& a, const Row& b) { return less(a.key, b.key); });
+    rows_.insert(rows_.end(), equal.begin(), equal.begin() + (limit - size()));
   }
 
   // By key, a byte at a time from the least significant.

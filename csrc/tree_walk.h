@@ -44,7 +44,12 @@ class TreePath {
 // What the trees are made of, known before their terms are.
 class TreeSurvey {
  public:
-  explicit TreeSurvey(const Forest& forest) : forest_(forest), path_(forest), digit(forest.n, 0) {
+  std::vector<int64_t> bound;     // (trees): at most so many terms each
+  int path_features = 0;          // distinct features on a path
+  std::vector<int32_t> features;  // those in use, ascending
+  std::vector<uint32_t> digit;    // (n): 1 + the place of a feature among those, or 0
+
+  explicit TreeSurvey(const Forest& forest) : digit(forest.n), forest_(forest), path_(forest) {
     bound.reserve(forest.trees);
     for (int64_t t = 0; t < forest.trees; ++t) bound.push_back(visit(forest.roots[t], 0));
     for (int64_t j = 0; j < forest.n; ++j) {
@@ -55,6 +60,7 @@ class TreeSurvey {
   }
 
  private:
+  // Marks the features below a node, which `depth` features lead to; returns a bound on its terms.
   int64_t visit(int32_t node, int depth) {
     node = path_.settle(node);
     if (forest_.feature[node] < 0) return 1;
@@ -62,19 +68,13 @@ class TreeSurvey {
       throw std::length_error("tree_fourier: trees must have at most 64 features on a path");
     path_features = std::max(path_features, depth + 1);
     digit[forest_.feature[node]] = 1;
-    int64_t terms = 0;
+    int64_t terms = -1;  // both sides have the empty set
     path_.for_each_side(node, [&](int32_t child) { terms += visit(child, depth + 1); });
-    return std::min(2 * (terms - 1), kMaxTreeTerms);  // both sides have the empty set
+    return std::min(2 * terms, kMaxTreeTerms);
   }
 
   const Forest& forest_;
   TreePath path_;
-
- public:
-  std::vector<int64_t> bound;     // (trees): at most so many terms each
-  int path_features = 0;          // distinct features on a path
-  std::vector<int32_t> features;  // those in use, ascending
-  std::vector<uint32_t> digit;    // (n): 1 + the place of a feature among those, or 0
 };
 
 template <size_t kWords>
@@ -178,7 +178,7 @@ class TreeTerms {
     };
     const Term *a = first.begin(), *b = second.begin();
     while (a != first.end() && b != second.end()) {
-      if (a->key == b->key) {
+      if (same(a->key, b->key)) {
         put(a->key, 0.5 * a->coef + 0.5 * b->coef, 0.5 * a->coef - 0.5 * b->coef);
         ++a, ++b;
       } else if (less(a->key, b->key)) {
