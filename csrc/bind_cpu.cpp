@@ -15,6 +15,7 @@
 #include "masks.h"
 #include "parity.h"
 #include "peel.h"
+#include "tree_fourier.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -140,11 +141,11 @@ PYBIND11_MODULE(_cpu, m) {
         return spex::BoostSettings{trees, depth, leaves,    min_leaf,
                                    rate,  l2,    row_share, feature_share};
       }));
-  py::class_<spex::Forest>(m, "Forest")
-      .def_property_readonly("trees", [](const spex::Forest& f) { return f.roots.size(); })
-      .def_property_readonly("nodes", [](const spex::Forest& f) { return f.value.size(); })
-      .def_readonly("bias", &spex::Forest::bias)
-      .def("copy", [](const spex::Forest& f, Address roots, Address feature, Address absent,
+  py::class_<spex::BoostedTrees>(m, "BoostedTrees")
+      .def_property_readonly("trees", [](const spex::BoostedTrees& f) { return f.roots.size(); })
+      .def_property_readonly("nodes", [](const spex::BoostedTrees& f) { return f.value.size(); })
+      .def_readonly("bias", &spex::BoostedTrees::bias)
+      .def("copy", [](const spex::BoostedTrees& f, Address roots, Address feature, Address absent,
                       Address present, Address value) {
         std::copy(f.roots.begin(), f.roots.end(), at<int32_t>(roots));
         std::copy(f.feature.begin(), f.feature.end(), at<int32_t>(feature));
@@ -165,6 +166,29 @@ PYBIND11_MODULE(_cpu, m) {
         for (const Address address : bags) chosen.push_back(at<const uint64_t>(address));
         return spex::boost_cpu(problem, settings, y, chosen, at<double>(staged),
                                spex::resolve_isa(isa), threads);
+      },
+      release());
+
+  py::class_<spex::TreeSpectrum>(m, "TreeSpectrum")
+      .def("size", &spex::TreeSpectrum::size)
+      .def(
+          "write",
+          [](const spex::TreeSpectrum& spectrum, Address support, Address coefs, int threads) {
+            spectrum.write(at<uint64_t>(support), at<double>(coefs), threads);
+          },
+          release());
+  m.def(
+      "tree_fourier",
+      [](Address roots, int64_t trees, Address feature, Address absent, Address present,
+         Address value, int64_t n, Address group, int groups, int64_t limit, int threads) {
+        const spex::Forest forest{at<const int32_t>(roots),
+                                  trees,
+                                  at<const int32_t>(feature),
+                                  at<const int32_t>(absent),
+                                  at<const int32_t>(present),
+                                  at<const double>(value),
+                                  n};
+        return spex::tree_fourier_cpu(forest, at<const int32_t>(group), groups, limit, threads);
       },
       release());
 }

@@ -196,7 +196,7 @@ class Fit {
   }
 
   // All trees; staged (num_stages, rows).
-  Forest run(double* staged) {
+  BoostedTrees run(double* staged) {
     const int32_t *stage = problem_.stages, *end = stage + problem_.num_stages;
     for (int tree = 0; tree <= settings_.trees; ++tree) {
       for (; stage < end && *stage == tree; ++stage, staged += samples_.rows)
@@ -397,18 +397,18 @@ class Fit {
   std::vector<int32_t> features_;    // that the tree may ask for
   int64_t count_ = 0;                // of fitted_
   std::vector<double> gain_;         // scratch of find_split
-  Forest forest_;
+  BoostedTrees forest_;
 };
 
 }  // namespace
 
-std::vector<Forest> boost_cpu(const BoostProblem& problem,
-                              const std::vector<BoostSettings>& settings,
-                              const std::vector<const double*>& values,
-                              const std::vector<const uint64_t*>& bags, double* staged, Isa isa,
-                              int threads) {
+std::vector<BoostedTrees> boost_cpu(const BoostProblem& problem,
+                                    const std::vector<BoostSettings>& settings,
+                                    const std::vector<const double*>& values,
+                                    const std::vector<const uint64_t*>& bags, double* staged,
+                                    Isa isa, int threads) {
   const Samples samples(problem, isa, threads);
-  std::vector<Forest> forests(settings.size());
+  std::vector<BoostedTrees> forests(settings.size());
   parallel_for(static_cast<int64_t>(settings.size()), threads, [&](int64_t j) {
     Fit fit(problem, samples, settings[j], values[j], bags[j], j, isa);
     forests[j] = fit.run(staged + j * problem.num_stages * problem.rows);

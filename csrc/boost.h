@@ -18,7 +18,7 @@ struct BoostSettings {
 
 // The trees of one fit, nodes in the order they were made; a leaf has feature, absent and present
 // -1.
-struct Forest {
+struct BoostedTrees {
   std::vector<int32_t> roots, feature, absent, present;
   std::vector<double> value;
   double bias = 0.0;  // the mean of the fitted values
@@ -41,10 +41,10 @@ struct BoostProblem {
 // largest for the choice of splits, so that sums are exact and in any order the same; the values of
 // leaves are float64 means of the residuals themselves. Ties go to the lower feature and to the
 // older leaf. Nothing depends on the number of threads or on the instruction set.
-std::vector<Forest> boost_cpu(const BoostProblem& problem,
-                              const std::vector<BoostSettings>& settings,
-                              const std::vector<const double*>& values,
-                              const std::vector<const uint64_t*>& bags, double* staged, Isa isa,
-                              int threads);
+std::vector<BoostedTrees> boost_cpu(const BoostProblem& problem,
+                                    const std::vector<BoostSettings>& settings,
+                                    const std::vector<const double*>& values,
+                                    const std::vector<const uint64_t*>& bags, double* staged,
+                                    Isa isa, int threads);
 
 }  // namespace spex

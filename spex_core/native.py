@@ -136,3 +136,26 @@ def peel_cpu(
         *(features.data_ptr(), coefs.data_ptr(), *_how(isa)),
     )
     return features[:count].clone(), coefs[:count].clone()
+
+
+def tree_fourier_cpu(
+    roots: Tensor,
+    feature: Tensor,
+    absent: Tensor,
+    present: Tensor,
+    value: Tensor,
+    n: int,
+    group: Tensor | None,
+    groups: int,
+    limit: int | None,
+) -> tuple[Tensor, Tensor]:
+    arrays = [x.contiguous() for x in (roots, feature, absent, present, value)]
+    columns = torch.zeros_like(roots) if group is None else group.contiguous()
+    roots_at, *nodes_at = (x.data_ptr() for x in arrays)
+    how = -1 if limit is None else limit, torch.get_num_threads()
+    where = roots_at, len(roots), *nodes_at, n, columns.data_ptr(), groups
+    spectrum = _cpu.tree_fourier(*where, *how)
+    support = torch.empty(spectrum.size(), -(-n // 64), dtype=torch.int64)
+    coefs = torch.empty(spectrum.size(), groups, dtype=torch.float64)
+    spectrum.write(support.data_ptr(), coefs.data_ptr(), torch.get_num_threads())
+    return support, coefs

@@ -13,6 +13,7 @@ from . import reference, reference_decode
 from .backend import Backend, pick
 from .codes import BchCode
 from .errors import check, check_int
+from .forest import check_forest
 
 MAX_LOG_WIDTH = 24
 
@@ -277,6 +278,64 @@ def peel(
             return reference_decode.peel(
                 bins.double(), code, delay_columns, hashes, degree, floor, chase
             )
+
+
+def tree_fourier(
+    roots: Tensor,
+    feature: Tensor,
+    absent: Tensor,
+    present: Tensor,
+    value: Tensor,
+    n: int,
+    *,
+    group: Tensor | None = None,
+    groups: int = 1,
+    limit: int | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The exact Fourier spectrum of a sum of regression trees on mask bits.
+
+    At a node that asks for feature j, F = (F0 + F1) / 2, and (F0 - F1) / 2 with j joined to each
+    set, of the spectra F0 and F1 below its two sides.
+
+    Args:    roots int32 (trees,), feature, absent, present int32 (nodes,), value float64 (nodes,):
+             the trees, as forest.py says. n: features, at least 1. group: int32 (trees,), the
+             column in [0, groups) that each tree is added to; None is column 0 for all. limit: at
+             most so many terms, those of largest Euclidean norm over the groups; of equals the
+             first in the order below.
+    Returns: support packed int64 (S, W), ordered by |k|, then by features; coefs float64 (S,
+             groups). Terms whose coefficients are exactly 0 in all groups are left out.
+    Raises:  TypeError, ValueError if the arguments are not as above, a path asks more than 64
+             different features, or one tree has more than 2**24 terms; BackendUnavailable.
+    Accuracy: float64 sums, those of a column in the order of its trees; the same bits for any
+             number of threads.
+    Cost:    a tree with d different features on each path has at most 4**d terms and in general far
+             fewer (342 where d = 5); time is linear in their sum over the trees, on cpu some 20 ns
+             each. Memory: about 24 + 8 groups bytes for each distinct term before the limit, and
+             the result, 8 (W + groups) bytes for each after it.
+    Source:  Gorji, Amrollahi and Krause 2024 (arXiv 2410.06300), the recursion.
+    """
+    n = check_int("tree_fourier: n", n, 1, 2**31 - 1)
+    groups = check_int("tree_fourier: groups", groups, 1, 2**31 - 1)
+    limit = None if limit is None else check_int("tree_fourier: limit", limit, 0)
+    check_forest("tree_fourier", roots, feature, absent, present, value, n)
+    if group is not None:
+        if not (isinstance(group, Tensor) and group.dtype == torch.int32):
+            raise TypeError(f"tree_fourier: group must be an int32 tensor, got {_kind(group)}")
+        check(
+            group.shape == roots.shape and bool(((group >= 0) & (group < groups)).all()),
+            "tree_fourier: group must be {} numbers in [0, {}), got shape {}",
+            *(len(roots), groups, tuple(group.shape)),
+        )
+    match pick("tree_fourier", backend, roots.device):
+        case "cpu":
+            from . import native
+
+            trees = roots, feature, absent, present, value
+            return native.tree_fourier_cpu(*trees, n, group, groups, limit)
+        case _:
+            trees = roots, feature, absent, present, value
+            return reference.tree_fourier(*trees, n, group, groups, limit)
 
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:

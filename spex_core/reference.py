@@ -5,6 +5,9 @@ Written for clarity at small sizes; ops.py says what the arguments are and check
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,3 +90,51 @@ def parity_gram(columns: Tensor, samples: int) -> Tensor:  # (S, ceil(T / 64)) -
     bits = columns[..., None] >> torch.arange(64) & 1  # (S, words, 64)
     sign = (1 - 2 * bits).flatten(1)[:, :samples].double()
     return sign @ sign.T
+
+
+def tree_fourier(
+    roots: Tensor,
+    feature: Tensor,
+    absent: Tensor,
+    present: Tensor,
+    value: Tensor,
+    n: int,
+    group: Tensor | None,
+    groups: int,
+    limit: int | None,
+) -> tuple[Tensor, Tensor]:  # -> (S, W), (S, groups)
+    nodes = list(zip(*(x.tolist() for x in (feature, absent, present, value)), strict=True))
+
+    def spectrum(node: int, known: dict[int, int]) -> dict[int, float]:
+        """{set of features, as the bits of an int: coefficient} of the tree below `node`."""
+        j, *sides, leaf = nodes[node]
+        while j in known:
+            j, *sides, leaf = nodes[sides[known[j]]]
+        if j < 0:
+            return {0: leaf}
+        a, b = (spectrum(side, known | {j: bit}) for bit, side in enumerate(sides))
+        out = {}
+        for k in a.keys() | b.keys():
+            out[k] = 0.5 * a.get(k, 0.0) + 0.5 * b.get(k, 0.0)
+            out[k | 1 << j] = 0.5 * a.get(k, 0.0) - 0.5 * b.get(k, 0.0)
+        return out
+
+    total: dict[int, list[float]] = {}
+    columns = [0] * len(roots) if group is None else group.tolist()
+    for root, column in zip(roots.tolist(), columns, strict=True):
+        for k, coef in spectrum(root, {}).items():
+            total.setdefault(k, [0.0] * groups)[column] += coef
+
+    def canonical(k: int) -> tuple[int, list[int]]:
+        return k.bit_count(), [j for j in range(n) if k >> j & 1]
+
+    terms = sorted((k for k in total if any(total[k])), key=canonical)
+    if limit is not None and limit < len(terms):
+        most = max(abs(coef) for k in terms for coef in total[k])
+        scale = 2.0 ** -max(math.frexp(most)[1] - 1, -1000)  # keeps the squares in range
+        terms = sorted(terms, key=lambda k: -sum((coef * scale) ** 2 for coef in total[k]))
+        terms = sorted(terms[:limit], key=canonical)
+    width = -(-n // 64)
+    packed = np.frombuffer(b"".join(k.to_bytes(8 * width, "little") for k in terms), "<i8")
+    coefs = torch.tensor([total[k] for k in terms], dtype=torch.float64)
+    return torch.tensor(packed).reshape(-1, width), coefs.reshape(-1, groups)

@@ -16,6 +16,7 @@ ORDER = [
         "errors",
         "backend",
         "codes",
+        "forest",
         "reference",
         "reference_decode",
         "native",
