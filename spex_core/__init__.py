@@ -10,8 +10,10 @@ from .errors import (
     SpexError,
 )
 from .explanation import Explanation, Report, load
+from .hierarchy import hierarchy_rates
 from .indices import interactions
 from .plan import SamplingPlan, plan_spex
+from .proxyspex import fit, proxyspex
 from .spex import spex
 from .transform import SparseTransform
 
@@ -26,8 +28,11 @@ __all__ = [
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
+    "fit",
+    "hierarchy_rates",
     "interactions",
     "load",
     "plan_spex",
+    "proxyspex",
     "spex",
 ]

@@ -26,34 +26,36 @@ def evaluate(
     batch_size: int = 1024,
     progress: Progress | None = None,
     known: tuple[np.ndarray, np.ndarray] | None = None,
+    many: bool = False,
 ) -> tuple[Tensor, int]:
     """The values of all rows of the plan, asking f for each distinct mask once.
 
     Args:    f: bool (batch, n) -> (batch,) finite numbers. batch_size: rows of a call at the most.
              progress: called with (evaluations done, evaluations in all) after each call.
              known: bool masks (rows, n) and their values (rows,), which are not asked for again.
-    Returns: float64 (T,) and how many masks f was asked for.
+             many: whether f may have q outputs, (batch, q), and known values (rows, q).
+    Returns: float64 (T,), or (T, q), and how many masks f was asked for.
     Raises:  EvaluationError if f raises or returns anything but one finite number per mask. It
              holds what was paid for; pass its `known` to go on.
     """
     # slot: row -> its place in `values`
     keys, first, slot = np.unique(plan.row_keys(), return_index=True, return_inverse=True)
-    values = np.full(len(keys), np.nan)
+    answers = _Answers(len(keys))
     if known is not None:
-        known = check_samples("known", *known)
-        _fill_known(values, keys, plan, *known)
+        known = check_samples("known", *known, many=many)
+        _fill_known(answers, keys, plan, *known)
     owed = np.zeros(plan.total, np.bool_)
-    owed[first[np.isnan(values)]] = True
+    owed[first[~answers.there]] = True
     total, done = int(owed.sum()), 0
 
     try:
         for rows, batch in _batches(plan, owed, batch_size):
-            values[slot[rows]] = _numbers(f(batch), len(batch))
+            answers.put(slot[rows], _numbers(f(batch), len(batch), many))
             done += len(rows)
             if progress is not None:
                 progress(done, total)
     except (Exception, KeyboardInterrupt) as cause:  # wherever it struck, what was paid for is kept
-        paid, worth = _paid(plan, owed & ~np.isnan(values[slot]), values[slot], known)
+        paid, worth = _paid(plan, owed & answers.there[slot], answers.values[slot], known)
         interrupted = isinstance(cause, KeyboardInterrupt)
         raise (EvaluationInterrupted if interrupted else EvaluationError)(
             f"evaluation failed after {done} of {total} evaluations "
@@ -64,7 +66,26 @@ def evaluate(
             done=done,
             total=total,
         ) from cause
-    return torch.from_numpy(values[slot]), total
+    return torch.from_numpy(answers.values[slot]), total
+
+
+class _Answers:
+    """One answer for each of `count` masks, a number or q of them: the first says which."""
+
+    def __init__(self, count: int):
+        self.there = np.zeros(count, np.bool_)
+        self.values = np.zeros(count)
+
+    def put(self, at: np.ndarray, numbers: np.ndarray) -> None:
+        if not self.there.any():
+            self.values = np.zeros((len(self.there), *numbers.shape[1:]))
+        check(
+            numbers.shape[1:] == self.values.shape[1:],
+            "it must return the same number of outputs each time, {} a mask at first, then {}",
+            *(self.values.shape[1:] or (1,), numbers.shape[1:] or (1,)),
+        )
+        self.values[at] = numbers
+        self.there[at] = True
 
 
 def _paid(
@@ -74,7 +95,7 @@ def _paid(
     known: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `known` held and what the rows marked done added to it, as masks and values."""
-    masks, numbers = known or (np.zeros((0, plan.n), np.bool_), np.zeros(0))
+    masks, numbers = known or (np.zeros((0, plan.n), np.bool_), values[:0])
     parts = [batch for _, batch in _batches(plan, done, BLOCK)]
     return np.concatenate([masks, *parts]), np.concatenate([numbers, values[done]])
 
@@ -91,22 +112,22 @@ def _batches(plan: SamplingPlan, owed: np.ndarray, size: int):
             yield some, bits.unpack(block[torch.from_numpy(some - start)], plan.n)
 
 
-def _numbers(answer: object, count: int) -> np.ndarray:
-    """A value function's answer as float64 (count,), or a ValueError that says what is wrong with
-    it."""
+def _numbers(answer: object, count: int, many: bool) -> np.ndarray:
+    """A value function's answer as float64 (count,) or, if many, (count, q); or a ValueError that
+    says what is wrong with it."""
     if isinstance(answer, Tensor):
         answer = answer.detach().cpu()
         answer = answer.numpy() if answer.is_complex() else answer.double().numpy()
     values = np.asarray(answer)
     check(
-        values.shape == (count,),
-        "it must return one number per mask, shape ({},), got shape {}",
-        *(count, values.shape),
+        _is_per_mask(values.shape, count, many),
+        "it must return one number per mask, shape ({},){}, got shape {}",
+        *(count, f" or ({count}, outputs)" if many else "", values.shape),
     )
     if values.dtype.kind == "c":
         raise TypeError(f"it must return real numbers, got {values.dtype}")
     values = values.astype(np.float64)
-    bad = ~np.isfinite(values)
+    bad = ~np.isfinite(values).reshape(count, -1).all(1)
     check(
         not bad.any(),
         "it must return finite numbers, got {} for mask {} of the batch ({} of {} are not finite)",
@@ -115,8 +136,12 @@ def _numbers(answer: object, count: int) -> np.ndarray:
     return values
 
 
+def _is_per_mask(shape: tuple[int, ...], count: int, many: bool) -> bool:
+    return shape == (count,) or (many and len(shape) == 2 and shape[0] == count and shape[1] > 0)
+
+
 def _fill_known(
-    values: np.ndarray, keys: np.ndarray, plan: SamplingPlan, masks: np.ndarray, numbers: np.ndarray
+    answers: _Answers, keys: np.ndarray, plan: SamplingPlan, masks: np.ndarray, numbers: np.ndarray
 ) -> None:
     check(
         masks.shape[1] == plan.n,
@@ -127,11 +152,15 @@ def _fill_known(
     theirs = plan.keys(bits.pack(masks))
     at = np.searchsorted(keys, theirs)
     hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == theirs)
-    values[at[hit]] = numbers[hit]
+    if hit.any():
+        answers.put(at[hit], numbers[hit])
 
 
-def check_samples(name: str, masks: object, values: object) -> tuple[np.ndarray, np.ndarray]:
-    """bool (T, n) masks and float64 (T,) values, or an error that names what is wrong."""
+def check_samples(
+    name: str, masks: object, values: object, *, many: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool (T, n) masks and float64 (T,) values or, if many, (T, q); or an error that names what is
+    wrong."""
     dense = masks.cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
     if dense.dtype != np.bool_:
         raise TypeError(f"{name}: masks must be bool, got {dense.dtype}")
@@ -140,9 +169,9 @@ def check_samples(name: str, masks: object, values: object) -> tuple[np.ndarray,
         values = values.detach().cpu().double().numpy()
     numbers = np.asarray(values, dtype=np.float64)
     check(
-        numbers.shape == (len(dense),),
-        "{}: values must have shape ({},), one per mask, got {}",
-        *(name, len(dense), numbers.shape),
+        _is_per_mask(numbers.shape, len(dense), many),
+        "{}: values must have shape ({},), one per mask{}, got {}",
+        *(name, len(dense), f", or ({len(dense)}, outputs)" if many else "", numbers.shape),
     )
     check(bool(np.isfinite(numbers).all()), "{}: values must be finite", name)
     return dense, numbers

@@ -24,22 +24,25 @@ class Report:
     """How an explanation was found, and how far to trust it.
 
     Attributes:
-        algorithm, decoder, backend, device, seed, n: of the run.
+        algorithm, backend, device, seed, n: of the run.
+        decoder, preset: the variant of the algorithm, where it has such.
         degree: the largest order a term could have.
         budget: evaluations asked for; used: made by this run; unique: distinct masks behind the
         result.
-        holdout: masks the fit has not seen; 0 where every mask there is was evaluated.
-        r2: R2 of the result on the held-out masks (on all masks where there are none).
+        left_out: masks that scored the result: SPEX holds them out of the fit, ProxySPEX leaves
+        each out of a fit like it and then takes it in; 0 where every mask there is was evaluated.
+        r2: R2 of the result on the masks left out (on all masks where there are none).
         r2_linear: the same for a linear fit on the same samples.
-        terms: Fourier terms, the constant included.
+        terms: Fourier terms, the constant included; effective_terms: how many free ones a fit with
+        priors amounts to.
         energy_by_order: order -> its share of the variance of the result.
+        hierarchy: "direct subset" and "staircase" rates (hierarchy.py).
         plan: how the budget was spent.
         seconds: stage -> wall seconds.
         warnings: what the user should know.
     """
 
     algorithm: str
-    decoder: str
     backend: str
     device: str
     seed: int
@@ -48,27 +51,35 @@ class Report:
     budget: int
     used: int
     unique: int
-    holdout: int
+    left_out: int
     r2: float
     r2_linear: float
     terms: int
+    effective_terms: float
     energy_by_order: dict[int, float]
+    hierarchy: dict[str, float]
     plan: str
     seconds: dict[str, float]
+    decoder: str = ""
+    preset: str = ""
     warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        seen = f"{self.holdout:,} held-out masks" if self.holdout else "every mask there is"
+        variant = f"{self.decoder} decoding" if self.decoder else f"preset {self.preset}"
+        seen = f"{self.left_out:,} masks left out" if self.left_out else "every mask there is"
         energy = ", ".join(f"{order}: {share:.1%}" for order, share in self.energy_by_order.items())
+        rates = ", ".join(f"{name} {rate:.2f}" for name, rate in self.hierarchy.items())
         times = ", ".join(f"{stage} {took:.2f}" for stage, took in self.seconds.items())
         lines = [
-            f"algorithm   {self.algorithm}, {self.decoder} decoding, degree {self.degree}, seed "
-            f"{self.seed}; {self.backend} backend on {self.device}",
+            f"algorithm   {self.algorithm}, {variant}, degree {self.degree}, seed {self.seed}; "
+            f"{self.backend} backend on {self.device}",
             f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
             f"{self.r2_linear:.4f}",
-            f"terms       {self.terms:,}; variance by order {energy or 'none'}",
+            f"terms       {self.terms:,}, effectively {self.effective_terms:.1f}; variance by order "
+            f"{energy or 'none'}",
+            f"hierarchy   {rates}",
             f"seconds     {times}",
         ]
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])

@@ -6,6 +6,8 @@ unchanged and return new tensors. Packed masks and supports are int64, laid out 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -336,6 +338,59 @@ def tree_fourier(
         case _:
             trees = roots, feature, absent, present, value
             return reference.tree_fourier(*trees, n, group, groups, limit)
+
+
+class Boosted(NamedTuple):
+    roots: Tensor
+    group: Tensor
+    feature: Tensor
+    absent: Tensor
+    present: Tensor
+    value: Tensor
+    bias: Tensor
+    staged: Tensor
+
+
+def boost(masks, values, n, *, bags, depth, trees, rate, leaves, min_leaf, stages=None, seed=0):
+    from . import _cpu  # TEMPORARY, replaced by the branch `boost`
+
+    count, samples = len(bags), len(masks)
+    masks, bags, values = masks.contiguous(), bags.contiguous(), values.contiguous()
+
+    def each(v):
+        return list(v) if isinstance(v, list | tuple) else [v] * count
+
+    per = zip(each(trees), each(depth), each(leaves), each(min_leaf), each(rate), strict=True)
+    settings = [_cpu.BoostSettings(t, d, lv, m, r, 0.0, 1.0, 1.0) for t, d, lv, m, r in per]
+    stages = list(stages or [max(each(trees))])
+    at = torch.tensor(stages, dtype=torch.int32)
+    staged = torch.empty(count, len(stages), samples, dtype=torch.float64)
+    y = [values.data_ptr() if values.ndim == 1 else values[j].data_ptr() for j in range(count)]
+    forests = _cpu.boost(
+        masks.data_ptr(),
+        samples,
+        n,
+        at.data_ptr(),
+        len(stages),
+        seed,
+        settings,
+        y,
+        [bags[j].data_ptr() for j in range(count)],
+        staged.data_ptr(),
+        -1,
+        torch.get_num_threads(),
+    )
+    parts, off = [], 0
+    for j, f in enumerate(forests):
+        r = torch.empty(f.trees, dtype=torch.int32)
+        a = [torch.empty(f.nodes, dtype=torch.int32) for _ in range(3)]
+        x = torch.empty(f.nodes, dtype=torch.float64)
+        f.copy(r.data_ptr(), *(q.data_ptr() for q in a), x.data_ptr())
+        links = (torch.where(q >= 0, q + off, q) for q in a[1:])
+        parts.append((r + off, torch.full((f.trees,), j, dtype=torch.int32), a[0], *links, x))
+        off += f.nodes
+    bias = torch.tensor([f.bias for f in forests], dtype=torch.float64)
+    return Boosted(*(torch.cat(p) for p in zip(*parts, strict=True)), bias, staged)
 
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:

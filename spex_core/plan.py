@@ -40,8 +40,8 @@ class SamplingPlan:
     Attributes:
         n, degree, seed, budget: as asked.
         b: bits a group; B = 2**b.
-        code: the BCH code of the delays, which corrects `degree` errors or more; None where the
-            plan is the whole table of 2**n masks.
+        code: the BCH code of the delays, which corrects `degree` errors or more; None where there
+            are none: the whole table of 2**n masks, or uniform masks alone.
         columns: packed int64 (C, b, W), columns[g, i] is column i of M_g.
         delays: packed int64 (P, W).
         extra: packed int64 (uniform + holdout, W), none of them an aliased mask or another extra
@@ -174,6 +174,23 @@ def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> Samplin
     plan = aliased_plan(n, b, degree=degree, seed=seed, corrects=corrects, further=further)
     distinct = len(np.unique(plan.row_keys()))
     return _with_extra(plan, budget, budget - distinct, holdout)
+
+
+def plan_uniform(n: int, budget: int, *, seed: int = 0) -> SamplingPlan:
+    """`budget` distinct uniform masks of n features, for ProxySPEX; the whole table where the budget
+    is 2**n or more (n <= 24).
+
+    Args:    n: features, 1 to 2**19. budget >= 1. seed: in [0, 2**64).
+    Raises:  TypeError, ValueError.
+    """
+    n = check_int("n", n, 1, MAX_N)
+    budget = check_int("budget", budget, 1)
+    seed = check_int("seed", seed, 0, 2**64 - 1)
+    if n <= MAX_TABLE and budget >= 1 << n:
+        return _full_table(n, n, seed, budget)
+    none = torch.zeros(0, bits.words(n), dtype=torch.int64)
+    empty = SamplingPlan(n, n, seed, budget, 0, None, none[:, None], none, none, 0)
+    return _with_extra(empty, budget, budget, 0)
 
 
 def aliased_plan(

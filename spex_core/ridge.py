@@ -1,12 +1,13 @@
 """Stage 5 of ProxySPEX: ridge regression on Fourier terms, each with a prior variance of its own.
 
-    F[k] ~ N(0, s w_k),  values = sum_k F[k] (-1)**<k, m> + N(0, level s)
+    values[t] = sum_k F[k] (-1)**<k, m_t> + noise,   F[k] ~ N(0, s w_k),   noise ~ N(0, s level)
 
-The estimate depends on the variances w and the level only. Two ways to it: with S terms <= T
-samples the Gram matrix of the scaled columns, from popcounts of packed parities; with S > T its
-dual, the T x T covariance of the samples. Where neither fits in memory, conjugate gradients.
+The estimate depends on the variances w and the level only. There are two ways to it: with S terms
+<= T samples the Gram matrix of the scaled columns, from popcounts of packed parities; with S > T
+its dual, the T x T covariance of the samples under the prior. Where neither fits in memory,
+conjugate gradients on the normal equations.
 
-Dense algebra runs on one thread: BLAS adds up in another order on two, and a result here is the
+Dense algebra runs on one thread: BLAS adds up in another order on two, and a result is to be the
 same bits on any number.
 """
 
@@ -22,114 +23,208 @@ from torch import Tensor
 
 from . import ops
 
-DENSE = 8192  # rows of the largest matrix that is factored: 512 MB
-LEAVE_OUT = 512  # samples whose leave-one-out error is looked at, at most
+DENSE = 8192  # rows of the largest matrix that is factored, 512 MB
+SOME = 512  # samples from which the trace of the hat matrix is estimated, at most
 BLOCK = 1024  # terms whose signs are held unpacked at a time
+LANCZOS = 48  # steps
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients of the terms, and how they were got.
+    """A ridge regression.
 
     Attributes:
-        coefs: float64 (S,). level: the noise against the prior variance.
-        effective: trace of the hat matrix, the number of terms that the fit amounts to.
-        left_out: mean squared leave-one-out error.
+        coefs: float64 (S,), the posterior mean of F.
+        effective: trace of the hat matrix, the number of free terms that the fit amounts to; NaN by
+        conjugate gradients.
     """
 
     coefs: Tensor
-    level: float
     effective: float
-    left_out: float
 
 
-class Ridge:
-    """The ridge regressions of one set of values on one support, at any level.
+def ridge(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+    """The posterior mean of F at one level.
 
-    Args: masks: packed int64 (T, W). values: float64 (T,). support: packed int64 (S, W).
-          variance: float64 (S,), positive.
+    Args:    masks: packed int64 (T, W). values: float64 (T,). support: packed int64 (S, W).
+             variance: float64 (S,), positive. level: > 0.
+    Cost:    with S <= T: S**2 T / 128 word operations and S**3 / 3 products; with S > T: S T**2 and
+             T**3 / 3 products. Where both are over 8,192, T S additions an iteration.
     """
+    if min(len(masks), len(support)) > DENSE:
+        return _iterate(masks, values.double(), support, variance.double(), level)
+    way = _primal if len(support) <= len(masks) else _dual
+    return way(masks, values.double(), support, variance.double(), level)
 
-    def __init__(self, masks: Tensor, values: Tensor, support: Tensor, variance: Tensor):
-        self.samples = len(masks)
-        self.values, self.scale = values.double(), variance.double().sqrt()
-        self.masks, self.support = masks, support
-        self.columns = ops.parity_bits(masks, support)  # (S, ceil(T / 64))
-        self.primal = len(support) <= self.samples
-        with one_thread():
-            self.matrix = self._gram() if self.primal else self._covariance()
 
-    def _gram(self) -> Tensor:
-        """scale (X'X) scale: (S, S)."""
-        gram = ops.parity_gram(self.columns, self.samples)
-        gram *= self.scale
-        gram *= self.scale[:, None]
-        return gram
+def _primal(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+    """coefs = D (D X'X D + level)**-1 D X' values, D the square roots of the variances."""
+    scale = variance.sqrt()
+    matrix = ops.parity_gram(ops.parity_bits(masks, support), len(masks))
+    matrix *= scale
+    matrix *= scale[:, None]
+    right = scale * ops.parity_adjoint(masks, support, values)
+    some = _spread(len(masks))
+    rows = signs(ops.parity_bits(masks[some], support), len(some))  # (S, some)
+    rows *= scale[:, None].float()
+    with one_thread():
+        factor = _factor(matrix, level)
+        coefs = scale * torch.cholesky_solve(right[:, None], factor)[:, 0]
+        leverage = _inverse_squares(factor, rows)
+    return Fit(coefs, float(leverage.mean()) * len(masks))
 
-    def _covariance(self) -> Tensor:
-        """X diag(variance) X': (T, T)."""
-        out = torch.zeros(self.samples, self.samples, dtype=torch.float32)
-        for start in range(0, len(self.columns), BLOCK):
-            part = signs(self.columns[start : start + BLOCK], self.samples)  # (block, T)
-            part *= self.scale[start : start + BLOCK, None].float()
+
+def _dual(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+    """coefs = diag(w) X' (X diag(w) X' + level)**-1 values."""
+    matrix = _covariance(ops.parity_bits(masks, support), len(masks), variance)
+    some = _spread(len(masks))
+    units = torch.zeros(len(masks), len(some))
+    units[some, torch.arange(len(some))] = 1.0
+    with one_thread():
+        factor = _factor(matrix, level)
+        dual = torch.cholesky_solve(values[:, None], factor)[:, 0]
+        diagonal = _inverse_squares(factor, units)  # of the inverse
+    coefs = variance * ops.parity_adjoint(masks, support, dual)
+    return Fit(coefs, len(masks) * (1.0 - level * float(diagonal.mean())))
+
+
+def _covariance(columns: Tensor, samples: int, variance: Tensor) -> Tensor:
+    """X diag(w) X' of packed parities (S, ceil(T / 64)), summed in float32: float64 (T, T)."""
+    out = torch.zeros(samples, samples)
+    with one_thread():
+        for start in range(0, len(columns), BLOCK):
+            part = signs(columns[start : start + BLOCK], samples)  # (block, T)
+            part *= variance[start : start + BLOCK, None].sqrt().float()
             out.addmm_(part.T, part)
-        return out.double()
+    return out.double()
 
-    def at(self, level: float) -> Fit:
-        """The fit at one level > 0."""
+
+def _spread(samples: int) -> Tensor:
+    """At most SOME samples, at even distances."""
+    some = min(SOME, samples)
+    return torch.arange(some) * samples // some
+
+
+def _factor(matrix: Tensor, level: float) -> Tensor:
+    """The Cholesky factor of matrix + level; of a larger level where rounding hides that one.
+    The matrix is overwritten."""
+    added = 0.0
+    while True:
+        matrix.diagonal().add_(level - added)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed:
+            return factor
+        added, level = level, 4 * level
+
+
+def _inverse_squares(factor: Tensor, columns: Tensor) -> Tensor:
+    """x' (L L')**-1 x for each column x, in float32: float64 (columns,)."""
+    half = torch.linalg.solve_triangular(factor.float(), columns, upper=False)
+    return half.square_().sum(0).double()
+
+
+def _iterate(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+    """Conjugate gradients on (D X'X D + level) x = D X' values; coefs = D x."""
+    scale = variance.sqrt()
+
+    def normal(x: Tensor) -> Tensor:
+        fit = ops.parity_predict(masks, support, scale * x)
+        return scale * ops.parity_adjoint(masks, support, fit) + level * x
+
+    def dot(x: Tensor, y: Tensor) -> float:
         with one_thread():
-            return self._primal(level) if self.primal else self._dual(level)
+            return float(x @ y)
 
-    def best(self, start: float, step: float = 3.0) -> Fit:
-        """The fit whose level has the least leave-one-out error, walking from `start` by factors
-        of `step` as long as it falls."""
-        fit = self.at(start)
-        for factor in (1 / step, step):
-            while (other := self.at(fit.level * factor)).left_out < fit.left_out:
-                fit = other
-                if not 1e-9 < fit.level < 1e6:
-                    return fit
-            if fit.level != start:
+    slope = scale * ops.parity_adjoint(masks, support, values)
+    x, step, size = torch.zeros_like(slope), slope.clone(), dot(slope, slope)
+    goal = 1e-8 * size
+    for _ in range(100):
+        if size <= goal:
+            break
+        turned = normal(step)
+        length = size / dot(step, turned)
+        x += length * step
+        slope -= length * turned
+        before, size = size, dot(slope, slope)
+        step = slope + size / before * step
+    return Fit(scale * x, float("nan"))
+
+
+def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
+    """The dual solutions (covariance + level)**-1 values at all levels: float64 (T, levels).
+
+    By Lanczos tridiagonalisation from the values: after it a level costs next to nothing. At most
+    48 steps; a level too small for them is solved as if it were larger.
+    """
+    size = values.norm()
+    if size == 0:
+        return torch.zeros(len(values), len(levels), dtype=torch.float64)
+    basis = torch.zeros(min(LANCZOS, len(values)), len(values), dtype=torch.float64)
+    alpha, beta = [], []
+    vector = values / size
+    with one_thread():
+        for i in range(len(basis)):
+            basis[i] = vector
+            vector = covariance @ vector
+            alpha.append(vector @ basis[i])
+            for _ in range(2):  # orthogonal to rounding
+                vector = vector - (basis[: i + 1] @ vector) @ basis[: i + 1]
+            beta.append(vector.norm())
+            if beta[-1] < 1e-7:
                 break
-        return fit
+            vector = vector / beta[-1]
+        return basis[: len(alpha)].T @ (size * _solve_tridiagonal(alpha, beta, levels))
 
-    def _primal(self, level: float) -> Fit:
-        matrix = self.matrix.clone()
-        matrix.diagonal().add_(level)
-        factor = torch.linalg.cholesky(matrix)
-        right = self.scale * ops.parity_adjoint(self.masks, self.support, self.values)
-        coefs = self.scale * torch.cholesky_solve(right[:, None], factor)[:, 0]
-        some = spread(self.samples, LEAVE_OUT)
-        rows = signs_of(self.columns, some) * self.scale.float()[:, None]  # (S, some)
-        half = torch.linalg.solve_triangular(factor.float(), rows, upper=False)
-        leverage = (half * half).sum(0).double()
-        chosen = torch.from_numpy(some)
-        errors = self.values[chosen] - ops.parity_predict(self.masks[chosen], self.support, coefs)
-        left_out = errors / (1 - leverage).clamp_min(1e-9)
-        effective = float(leverage.mean()) * self.samples
-        return Fit(coefs, level, effective, float((left_out**2).mean()))
 
-    def _dual(self, level: float) -> Fit:
-        matrix = self.matrix.clone()
-        matrix.diagonal().add_(level)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-        dual = inverse @ self.values
-        coefs = self.scale**2 * ops.parity_adjoint(self.masks, self.support, dual)
-        diagonal = inverse.diagonal()
-        effective = self.samples - level * float(diagonal.sum())
-        return Fit(coefs, level, effective, float(((dual / diagonal) ** 2).mean()))
+def _solve_tridiagonal(alpha: list[Tensor], beta: list[Tensor], levels: Tensor) -> Tensor:
+    """(A + level) x = e_1 for the symmetric tridiagonal A with diagonal alpha and beta beside it:
+    float64 (steps, levels)."""
+    pivots, right = [alpha[0] + levels], [torch.ones_like(levels)]
+    for a, b in zip(alpha[1:], beta, strict=False):
+        pivots.append(a + levels - b * b / pivots[-1])
+        right.append(-b / pivots[-2] * right[-1])
+    x = [right[-1] / pivots[-1]]
+    for i in range(len(alpha) - 2, -1, -1):
+        x.append((right[i] - beta[i] * x[-1]) / pivots[i])
+    return torch.stack(x[::-1])
+
+
+def leave_one_out(masks: Tensor, values: Tensor, support: Tensor, levels: Tensor) -> Fit:
+    """Plain ridge regression, all variances one, at the level of least leave-one-out error.
+
+    The errors are in closed form for all levels at once: with X X' = U diag(e) U' the residual of
+    sample t, left out, is its residual divided by 1 - sum_i U[t, i]**2 e_i / (e_i + level).
+
+    Args:    as in ridge; levels: float64, positive.
+    Cost:    with D = min(S, T): S T D products, an eigenvalue problem of size D, and T D products
+             for each level.
+    Source:  Golub, Heath and Wahba 1979; Rifkin and Lippert 2007. scikit-learn's RidgeCV does this.
+    """
+    x = signs(ops.parity_bits(masks, support), len(masks)).double()  # (S, T)
+    with one_thread():
+        if len(support) <= len(masks):
+            root, turn = torch.linalg.eigh(x @ x.T)
+            turn = x.T @ turn / root.clamp_min(1e-300).sqrt()
+        else:
+            root, turn = torch.linalg.eigh(x.T @ x)
+        real = root > 1e-10 * root.max()
+        root, turn = root[real], turn[:, real]  # (D,), (T, D)
+        inside = turn.T @ values
+        share = root[:, None] / (root[:, None] + levels)  # (D, levels)
+        errors = values[:, None] - turn @ (share * inside[:, None])  # (T, levels)
+        leverage = turn.square() @ share
+        left_out = (errors / (1 - leverage).clamp_min(1e-12)).square().sum(0)
+        best = int(left_out.argmin())
+        weights = share[:, best] / root * inside
+        coefs = x @ (turn @ weights)
+    return Fit(coefs, float(share[:, best].sum()))
 
 
 def signs(columns: Tensor, samples: int) -> Tensor:
     """Packed parities (S, ceil(T / 64)) -> float32 (S, T) of +-1."""
-    packed = columns.contiguous().numpy().view(np.uint8)
-    bits = np.unpackbits(packed, axis=1, count=samples, bitorder="little")
+    as_bytes = columns.contiguous().numpy().view(np.uint8)
+    bits = np.unpackbits(as_bytes, axis=1, count=samples, bitorder="little")
     return torch.from_numpy(1 - 2 * bits.astype(np.float32))
-
-
-def spread(samples: int, most: int) -> np.ndarray:
-    """At most `most` samples at even distances."""
-    return np.arange(samples) if samples <= most else np.arange(most) * samples // most
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from .backend import Backend, pick
 from .errors import check, check_int
 from .evaluate import Progress, ValueFunction, evaluate
 from .explanation import Explanation, Report
+from .hierarchy import hierarchy_rates
 from .peel import peel
 from .plan import SamplingPlan, least_budget, plan_spex
 from .refine import linear_fit, linear_predict, refit
@@ -71,7 +72,7 @@ def spex(
     """
     if not callable(f):
         raise TypeError(f"spex: f must be callable, got {type(f).__name__}")
-    names = feature_names(n, features)
+    names = feature_names("spex", n, features)
     check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
     batch_size = check_int("spex: batch_size", batch_size, 1)
     chosen = pick("peel", backend, torch.device("cpu"))
@@ -94,11 +95,13 @@ def spex(
         budget=plan.budget,
         used=used,
         unique=len(np.unique(plan.row_keys())),
-        holdout=plan.holdout,
+        left_out=plan.holdout,
         r2=score,
         r2_linear=score_linear,
         terms=len(transform),
+        effective_terms=float(len(transform)),
         energy_by_order=transform.energy_by_order(),
+        hierarchy=hierarchy_rates(transform),
         plan=describe(plan),
         seconds=clock.seconds,
         warnings=warnings(plan, score, score_linear),
@@ -174,19 +177,23 @@ def describe(plan: SamplingPlan) -> str:
     return text + (f", {uniform:,} uniform masks" if uniform else "")
 
 
-def feature_names(n: int | None, features: Sequence[str] | None) -> tuple[str, ...]:
+def feature_names(where: str, n: int | None, features: Sequence[str] | None) -> tuple[str, ...]:
     """Names of the features; x0, x1, ... where only n is given."""
-    check(n is not None or features is not None, "spex: n or features must be given, got neither")
+    check(
+        n is not None or features is not None,
+        "{}: n or features must be given, got neither",
+        where,
+    )
     if features is None:
-        return tuple(f"x{i}" for i in range(check_int("spex: n", n, 1)))
+        return tuple(f"x{i}" for i in range(check_int(f"{where}: n", n, 1)))
     if isinstance(features, str | bytes):
-        raise TypeError(f"spex: features must be a list of names, got {features!r}")
+        raise TypeError(f"{where}: features must be a list of names, got {features!r}")
     names = tuple(str(name) for name in features)
-    check(len(names) >= 1, "spex: features must name at least one feature, got none")
+    check(len(names) >= 1, "{}: features must name at least one feature, got none", where)
     check(
         n is None or n == len(names),
-        "spex: features must have n = {} names, got {}",
-        *(n, len(names)),
+        "{}: features must have n = {} names, got {}",
+        *(where, n, len(names)),
     )
     return names
 

@@ -24,7 +24,8 @@ ORDER = [
         "ops",
     ),
     *("masks", "plan", "evaluate", "alias", "peel", "refine", "shrink", "transform"),
-    *("weights", "indices", "explanation", "spex", "values", "cli"),
+    *("prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
+    *("weights", "indices", "explanation", "spex", "proxyspex", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

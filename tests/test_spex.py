@@ -136,7 +136,7 @@ def test_whole_tables_are_exact(n: int) -> None:
     ex = spex(lambda x: table[x @ (1 << np.arange(n))], n, budget=2**n, degree=1)
     masks = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
     np.testing.assert_allclose(ex.transform.predict(masks), table, rtol=0, atol=1e-13)
-    assert (ex.report.degree, ex.report.holdout, ex.report.used) == (n, 0, 2**n)
+    assert (ex.report.degree, ex.report.left_out, ex.report.used) == (n, 0, 2**n)
     assert ex.report.r2 == pytest.approx(1.0)
     linear = np.column_stack([np.ones(2**n), masks])
     rest = table - linear @ np.linalg.lstsq(linear, table)[0]
@@ -266,7 +266,7 @@ def test_the_report_is_true() -> None:
     assert report.backend in ("cpu", "reference")
     assert (report.seed, report.n, report.degree) == (seed, n, 4)
     assert report.budget == report.used == report.unique == len(values) == budget
-    assert report.holdout == 150
+    assert report.left_out == 150
     assert report.terms == len(ex.transform)
     assert report.warnings == []
     assert set(report.seconds) == {"plan", "evaluate", "alias", "peel", "refine", "score"}
@@ -301,8 +301,8 @@ def test_the_report_as_text() -> None:
         "spex, soft decoding, degree 3, seed 9",
         "3,000 asked, 3,000 used, 3,000 unique masks",
         "3 groups x ",
-        "R2          1.0000 on 150 held-out masks; linear fit on the same samples 0.",
-        "terms       21; variance by order 1: ",
+        "R2          1.0000 on 150 masks left out; linear fit on the same samples 0.",
+        "terms       21, effectively 21.0; variance by order 1: ",
         "seconds     plan 0.",
     ):
         assert part in text

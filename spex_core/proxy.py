@@ -1,0 +1,317 @@
+"""Stage 3' of ProxySPEX, values -> terms and coefficients: boosted trees on parts of the samples,
+their exact spectra, priors mixed as the samples left out of the trees decide, ridge regression.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import ops
+from .prior import Spectra, Terms, choose_support, prior_variances, terms_of
+from .ridge import one_thread, ridge, ridge_path, signs
+from .transform import r2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The choices of the default fit; bench/bench_refit.py measures the others.
+
+    Attributes:
+        folds: bags of trees, each with one part of the samples left out.
+        depths: of the ensembles of a bag, below the degree asked for.
+        trees, rate, leaves, min_leaf: of an ensemble.
+        spectrum: terms of all trees together that are kept.
+        candidates: terms that each prior may bring in, and the fewest that are fitted.
+        share, most: terms fitted are this share of the samples, at most so many.
+        exponent: prior variance of the trees ~ |coef|**exponent.
+        compared, compared_terms: samples to fit and to predict, and terms, where the priors are
+        compared, at most.
+        temperature: of the weights of the priors; 0 takes the best one alone.
+    """
+
+    folds: int = 4
+    depths: tuple[int, ...] = (2, 0)
+    trees: int = 150
+    rate: float = 0.1
+    leaves: int = 32
+    min_leaf: int = 4
+    spectrum: int = 16_384
+    candidates: int = 1024
+    share: float = 0.5
+    most: int = 8192
+    exponent: float = 2.0
+    compared: int = 600
+    compared_terms: int = 512
+    temperature: float = 12.0
+
+
+DEFAULT = Recipe()
+LEVELS = torch.logspace(-5, 1.5, 27, dtype=torch.float64)
+DUST = 1e-8
+FOLDS = 5  # stream of the uniform-mask table that shuffles the samples
+
+
+@dataclass(frozen=True)
+class ProxyFit:
+    """The terms and how they were found.
+
+    Attributes:
+        support: packed int64 (S, W), the constant first. coefs: float64 (S,).
+        r2, r2_linear: on samples left out of the fit, of this kind of fit and of a linear one.
+        left_out: how many those are.
+        effective: the free terms that the regression amounts to.
+        note: how the terms were chosen, in words.
+    """
+
+    support: Tensor
+    coefs: Tensor
+    r2: float
+    r2_linear: float
+    left_out: int
+    effective: float
+    note: str
+
+    def scaled(self, unit: float) -> ProxyFit:
+        """The fit of values that are `unit` times as large."""
+        return dataclasses.replace(self, coefs=self.coefs * unit)
+
+
+def fit_default(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    *,
+    degree: int,
+    terms: int | None = None,
+    seed: int = 0,
+    recipe: Recipe = DEFAULT,
+) -> list[ProxyFit]:
+    """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
+
+    Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal. degree: the
+          largest order of a term. terms: to fit, at most; None as the recipe says.
+    """
+    mean = values.mean(1, keepdim=True)
+    unit = (values - mean).abs().amax(1, keepdim=True)
+    y = (values - mean) / unit
+    fold = folds(len(masks), recipe.folds, seed)
+    fits = []
+    for i, spectra in enumerate(bag_spectra(masks, y, n, fold, degree, recipe)):
+        support, row = choose_support(spectra, recipe.candidates)
+        problem = Problem(masks, y[i], fold, spectra, support, row, recipe)
+        fits.append(fit_problem(problem, terms, float(mean[i]), float(unit[i])))
+    return fits
+
+
+def folds(samples: int, count: int, seed: int) -> np.ndarray:
+    """A random fold for each sample, all of about one size: int64 (T,)."""
+    keys = ops.uniform_masks(1, 64 * samples, seed=seed, stream=FOLDS)[0].numpy()
+    fold = np.empty(samples, np.int64)
+    fold[np.argsort(keys, kind="stable")] = np.arange(samples) % count
+    return fold
+
+
+def bag_spectra(
+    masks: Tensor, y: Tensor, n: int, fold: np.ndarray, degree: int, recipe: Recipe
+) -> list[Spectra]:
+    """For each output the spectra of the ensembles on the samples outside each fold, one depth
+    after the other: with D depths columns D k to D k + D - 1 have not seen fold k."""
+    depths = [max(1, degree - less) for less in recipe.depths] * recipe.folds
+    bags = bits.pack(np.repeat(np.arange(recipe.folds), len(recipe.depths))[:, None] != fold)
+    forest = ops.boost(
+        masks,
+        y.repeat_interleave(len(depths), 0),
+        n,
+        bags=bags.repeat(len(y), 1),
+        depth=depths * len(y),
+        trees=recipe.trees,
+        rate=recipe.rate,
+        leaves=recipe.leaves,
+        min_leaf=recipe.min_leaf,
+    )
+    out = []
+    for i in range(len(y)):
+        own = forest.group // len(depths) == i
+        packed, coefs = ops.tree_fourier(
+            *(forest.roots[own], forest.feature, forest.absent, forest.present, forest.value, n),
+            group=forest.group[own] % len(depths),
+            groups=len(depths),
+            limit=recipe.spectrum,
+        )
+        varying = (packed != 0).any(1)
+        terms = terms_of(packed[varying], n, degree)
+        out.append(Spectra(terms, coefs[varying].numpy(), len(recipe.depths), recipe.exponent))
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One output, its folds, and the terms that may be fitted.
+
+    Attributes:
+        masks: packed int64 (T, W). values: float64 (T,). fold: int64 (T,).
+        spectra: of the bags. support: terms; row: their rows in spectra (choose_support).
+    """
+
+    masks: Tensor
+    values: Tensor
+    fold: np.ndarray
+    spectra: Spectra
+    support: Terms
+    row: np.ndarray
+    recipe: Recipe
+
+    def split(self, k: int, most: int | None = None) -> tuple[Tensor, Tensor]:
+        """Samples outside fold k and in it, at most so many of each."""
+        parts = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
+        return tuple(torch.from_numpy(part[:most]) for part in parts)
+
+    @functools.cache  # noqa: B019, a Problem lives for one fit
+    def priors(self, k: int | None = None) -> dict[str, np.ndarray]:
+        """The prior variances by name as the trees outside fold k see them, or all trees."""
+        return prior_variances(self.spectra, k, self.support, self.row)
+
+    def blend(self, mixture: dict[str, float], k: int | None = None) -> np.ndarray:
+        """The mixture of the priors: float64 (S,)."""
+        priors = self.priors(k)
+        return sum(share * priors[name] for name, share in mixture.items() if share)
+
+    def small(self) -> bool:
+        """Whether every fold can be looked at."""
+        return len(self.values) <= self.recipe.compared
+
+
+def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
+    """The mixture of priors or, where that predicts samples left out better, a linear fit."""
+    recipe, n = problem.recipe, problem.support.n
+    size = min(max(int(recipe.share * len(problem.values)), recipe.candidates), recipe.most)
+    mixture, level, linear_level = compare_priors(problem)
+    linear = Terms(n, np.arange(n, dtype=np.int32)[:, None]), np.full(n, 1.0 / n)
+    truth, fitted, fitted_linear = [], [], []
+    for k in range(recipe.folds if problem.small() else 1):
+        inside, outside = problem.split(k)
+        chosen = take(problem.support, problem.blend(mixture, k), terms or size)
+        fitted.append(predict(problem, *chosen, level, inside, outside))
+        fitted_linear.append(predict(problem, *linear, linear_level, inside, outside))
+        truth.append(problem.values[outside].numpy())
+    truth = np.concatenate(truth)
+    score = r2(truth, np.concatenate(fitted))
+    score_linear = r2(truth, np.concatenate(fitted_linear))
+    if score_linear > score:
+        chosen, level, note = linear, linear_level, "a linear fit, the best on samples left out"
+    else:
+        chosen = take(problem.support, problem.blend(mixture), terms or size)
+        note = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
+        note = f"{recipe.folds} bags of {len(recipe.depths)} x {recipe.trees} trees; prior {note}"
+    support, variance = with_constant(*chosen)
+    fit = ridge(problem.masks, problem.values, support, variance, level)
+    support, coefs = without_dust(support, fit.coefs * unit)
+    coefs[0] += mean
+    better = max(score, score_linear)
+    return ProxyFit(support, coefs, better, score_linear, len(truth), fit.effective, note)
+
+
+def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
+    """How far to trust each prior: name -> weight, by how well it predicts the samples left out;
+    the best level of the mixture, and that of the linear prior alone."""
+    recipe = problem.recipe
+    packed = problem.support.packed()
+    parts = []
+    for k in range(recipe.folds if problem.small() else 2):
+        inside, outside = problem.split(k, recipe.compared)
+        rows = torch.cat([inside, outside])
+        z = signs(ops.parity_bits(problem.masks[rows], packed), len(rows))  # (S, rows)
+        covariances = {
+            name: prior_covariance(z, variance, len(inside), recipe.compared_terms)
+            for name, variance in problem.priors(k).items()
+        }
+        parts.append((covariances, problem.values[inside], problem.values[outside]))
+
+    def errors(shares: dict[str, float]) -> Tensor:
+        """Of a mixture on all samples left out, at each of LEVELS."""
+        return sum(
+            path_errors(sum(share * cov[name] for name, share in shares.items() if share), *y)
+            for cov, *y in parts
+        )
+
+    by_prior = {name: errors({name: 1.0}) for name in parts[0][0]}
+    count = sum(len(outside) for *_, outside in parts)
+    best = np.array([float(error.min()) for error in by_prior.values()])
+    least = max(best.min(), 1e-12 * count)
+    weights = (best == best.min()).astype(float)
+    if recipe.temperature:
+        weights = np.exp((best.min() - best) / least * count / (2 * recipe.temperature))
+        weights[weights < 1e-3] = 0.0
+    mixture = dict(zip(by_prior, (weights / weights.sum()).tolist(), strict=True))
+    level, linear_level = (
+        float(LEVELS[int(error.argmin())]) for error in (errors(mixture), by_prior["linear"])
+    )
+    return mixture, level, linear_level
+
+
+def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) -> Tensor:
+    """Covariance of all samples with the first `inside`, under the `most` largest terms of a prior
+    and a constant of variance one. z: float32 (S, rows) of +-1. Returns float64 (rows, inside)."""
+    top, share = largest(variance, most)
+    scaled = z[top] * torch.from_numpy(share).sqrt()[:, None].float()
+    with one_thread():
+        return 1.0 + (scaled.T @ scaled[:, :inside]).double()
+
+
+def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """Squared error of the predictions of `outside` from `inside`, summed, at each of LEVELS."""
+    mean = inside.mean()
+    duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
+    with one_thread():
+        fit = covariance[len(inside) :] @ duals + mean
+        return (fit - outside[:, None]).square().sum(0)
+
+
+def largest(variance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the `size` largest variances above zero, and those variances, made to sum to one."""
+    top = np.argsort(-variance, kind="stable")[:size]
+    top = top[variance[top] > 0]
+    return top, variance[top] / variance[top].sum()
+
+
+def take(support: Terms, variance: np.ndarray, size: int) -> tuple[Terms, np.ndarray]:
+    """The terms of largest variance, with it."""
+    top, share = largest(variance, size)
+    return support[top], share
+
+
+def with_constant(terms: Terms, variance: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Packed support and variances of the terms, after a constant of variance one."""
+    packed = terms.packed()
+    support = torch.cat([packed.new_zeros(1, packed.shape[1]), packed])
+    return support, torch.from_numpy(np.append(1.0, variance))
+
+
+def without_dust(support: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
+    """The constant, which comes first, and all terms but the least that hold DUST of the energy."""
+    energy, order = coefs[1:].square().sort()
+    keep = torch.ones(len(coefs), dtype=torch.bool)
+    keep[1 + order[energy.cumsum(0) <= DUST * energy.sum()]] = False
+    return support[keep], coefs[keep]
+
+
+def predict(
+    problem: Problem,
+    terms: Terms,
+    variance: np.ndarray,
+    level: float,
+    inside: Tensor,
+    outside: Tensor,
+) -> np.ndarray:
+    """The ridge regression on some samples, at others."""
+    support, variances = with_constant(terms, variance)
+    mean = problem.values[inside].mean()
+    fit = ridge(problem.masks[inside], problem.values[inside] - mean, support, variances, level)
+    return (ops.parity_predict(problem.masks[outside], support, fit.coefs) + mean).numpy()
