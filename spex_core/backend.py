@@ -26,6 +26,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_gram": ("reference", "cpu"),
     "bch_decode": ("reference", "cpu"),
     "peel": ("reference", "cpu"),
+    "boost": ("reference", "cpu"),
 }
 
 

@@ -18,6 +18,7 @@ ORDER = [
         "codes",
         "reference",
         "reference_decode",
+        "reference_boost",
         "native",
         "triton_kernels",
         "ops",
