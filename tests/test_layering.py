@@ -19,6 +19,7 @@ ORDER = [
         "forest",
         "reference",
         "reference_decode",
+        "reference_boost",
         "native",
         "triton_kernels",
         "ops",
