@@ -14,6 +14,7 @@ from .indices import interactions
 from .plan import SamplingPlan, plan_spex
 from .spex import spex
 from .transform import SparseTransform
+from .trees import Trees, tree_fourier
 
 __all__ = [
     "BackendUnavailable",
@@ -26,8 +27,10 @@ __all__ = [
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
+    "Trees",
     "interactions",
     "load",
     "plan_spex",
     "spex",
+    "tree_fourier",
 ]

@@ -24,6 +24,7 @@ ORDER = [
         "ops",
     ),
     *("masks", "plan", "evaluate", "alias", "peel", "refine", "shrink", "transform"),
+    *("tree_dumps", "trees"),
     *("weights", "indices", "explanation", "spex", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
