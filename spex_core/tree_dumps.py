@@ -141,9 +141,9 @@ def xgboost(model: Any) -> Dump:
     check(objective in LINKS, "Trees.of: objective must be in {}, got {}", set(LINKS), objective)
     outputs = max(int(parameters["num_target"]), int(parameters["num_class"]))
     check(outputs <= 1, "Trees.of: model must have one output, got {}", outputs)
-    weights = boosted.get("weight_drop")  # of DART
-    boosted = boosted.get("gbtree", boosted)
-    check("model" in boosted, "Trees.of: model must be made of trees, got {}", boosted["name"])
+    kind, weights = boosted["name"], boosted.get("weight_drop")
+    check(kind in ("gbtree", "dart"), "Trees.of: model must be made of trees, got {}", kind)
+    boosted = boosted.get("gbtree", boosted)  # DART's is one level down
     trees = boosted["model"]["trees"]
     if model is not booster and (best := booster.attr("best_iteration")) is not None:
         trees = trees[: boosted["model"]["iteration_indptr"][int(best) + 1]]  # as its predict
