@@ -136,7 +136,7 @@ PYBIND11_MODULE(_cpu, m) {
       release());
 
   py::class_<spex::BoostSettings>(m, "BoostSettings")
-      .def(py::init([](int trees, int depth, int leaves, int64_t min_leaf, double rate, double l2,
+      .def(py::init([](int trees, int depth, int leaves, int32_t min_leaf, double rate, double l2,
                        double row_share, double feature_share) {
         return spex::BoostSettings{trees, depth, leaves,    min_leaf,
                                    rate,  l2,    row_share, feature_share};
@@ -155,10 +155,11 @@ PYBIND11_MODULE(_cpu, m) {
       });
   m.def(
       "boost",
-      [](Address masks, int64_t rows, int64_t n, Address stages, int64_t num_stages, uint64_t seed,
-         const std::vector<spex::BoostSettings>& settings, const std::vector<Address>& values,
-         const std::vector<Address>& bags, Address staged, int isa, int threads) {
-        const spex::BoostProblem problem{at<const uint64_t>(masks), rows,       n,
+      [](Address masks, int64_t samples, int64_t rows, int64_t n, Address stages,
+         int64_t num_stages, uint64_t seed, const std::vector<spex::BoostSettings>& settings,
+         const std::vector<Address>& values, const std::vector<Address>& bags, Address staged,
+         int isa, int threads) {
+        const spex::BoostProblem problem{at<const uint64_t>(masks), samples,    rows, n,
                                          at<const int32_t>(stages), num_stages, seed};
         std::vector<const double*> y;
         std::vector<const uint64_t*> chosen;

@@ -3,20 +3,24 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <queue>
+#include <utility>
 
 #include "bits.h"
+#include "boost_samples.h"
 #include "masks.h"
 #include "threads.h"
 
 namespace spex {
 namespace {
 
-// A sample's residual, rounded to a whole number q of 14 bits with its sign, and a count of one
-// share a 32-bit lane as q * 2**kCountBits + 1, so that one addition sums both, for up to
-// kPackedRows samples.
-constexpr int kCountBits = 9;
-constexpr int32_t kPackedRows = (1 << kCountBits) - 1;
-constexpr double kLargest = 8191.0;  // of |q|: kLargest * kPackedRows * 2**kCountBits < 2**31
+// A feature to split a node by, -1 for none, and how good it is: see best_split.
+struct Split {
+  double score;
+  int32_t feature;
+};
+
+constexpr int kOverrun = 3;  // see list_samples
 
 }  // namespace
 }  // namespace spex
@@ -27,122 +31,16 @@ constexpr double kLargest = 8191.0;  // of |q|: kLargest * kPackedRows * 2**kCou
 namespace spex {
 namespace {
 
-constexpr int kChunkWords = 4;  // words of a mask that lie together, and are summed together
+constexpr uint32_t kRowStream = 3, kFeatureStream = 4;  // of random masks
 
-using AddChunk = void (*)(const uint64_t* masks, const int32_t* rows, const int32_t* lanes,
-                          int64_t count, double* sums, double* counts);
-using AddWord = decltype(&portable::add_word);
-
-template <int kWords, AddWord kAddWord>
-void add_chunk(const uint64_t* masks, const int32_t* rows, const int32_t* lanes, int64_t count,
-               double* sums, double* counts) {
-  for (int word = 0; word < kWords; ++word)
-    kAddWord(masks + word, kWords, rows, lanes, count, sums + 64 * word, counts + 64 * word);
-}
-
-#if defined(__x86_64__)
-// add_word for kWords words at once, with masked additions: the sums stay in registers.
-template <int kWords>
-__attribute__((target("avx512f,avx512bw"))) void add_chunk_avx512(const uint64_t* masks,
-                                                                  const int32_t* rows,
-                                                                  const int32_t* lanes,
-                                                                  int64_t count, double* sums,
-                                                                  double* counts) {
-  constexpr int kVectors = 4 * kWords;
-  __m512i total[kVectors];
-#pragma GCC unroll 16
-  for (int v = 0; v < kVectors; ++v) total[v] = _mm512_setzero_si512();
-  for (int64_t i = 0; i < count; ++i) {
-    const __m512i value = _mm512_set1_epi32(lanes[i]);
-    uint16_t mask[kVectors];
-    std::memcpy(mask, masks + int64_t{rows[i]} * kWords, sizeof mask);
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v)
-      total[v] = _mm512_mask_add_epi32(total[v], mask[v], total[v], value);
-  }
-#pragma GCC unroll 16
-  for (int v = 0; v < kVectors; ++v) {
-    alignas(64) int32_t lane[16];
-    _mm512_store_si512(lane, total[v]);
-    for (int f = 0; f < 16; ++f) {
-      sums[16 * v + f] += lane[f] >> kCountBits;
-      counts[16 * v + f] += lane[f] & kPackedRows;
-    }
-  }
-}
-#endif
-
-template <int kWords>
-AddChunk choose_words(Isa isa) {
-#if defined(__x86_64__)
-  if (isa >= Isa::avx512) return add_chunk_avx512<kWords>;
-  if (isa == Isa::avx2) return add_chunk<kWords, avx2::add_word>;
-#endif
-  return add_chunk<kWords, portable::add_word>;
-}
-
-AddChunk choose(Isa isa, int words) {
-  switch (words) {
-    case 1:
-      return choose_words<1>(isa);
-    case 2:
-      return choose_words<2>(isa);
-    case 3:
-      return choose_words<3>(isa);
-    default:
-      return choose_words<4>(isa);
-  }
-}
-
-// Transposes 64 x 64 bits in place: bit j of x[i] and bit i of x[j] change places.
-void transpose(uint64_t x[64]) {
-  uint64_t low = 0x00000000FFFFFFFF;
-  for (int half = 32; half; half /= 2, low ^= low << half)
-    for (int k = 0; k < 64; k = (k + half + 1) & ~half) {
-      const uint64_t swap = ((x[k] >> half) ^ x[k + half]) & low;
-      x[k] ^= swap << half;
-      x[k + half] ^= swap;
-    }
-}
-
-// The masks in the two orders that boosting reads, made once per call.
-class Samples {
- public:
-  Samples(const BoostProblem& problem, Isa isa, int threads)
-      : rows(problem.rows), n(problem.n), words(ceil_div(n, 64)), row_words(ceil_div(rows, 64)) {
-    for (int64_t first = 0; first < words; first += kChunkWords) {
-      const int width = static_cast<int>(std::min<int64_t>(kChunkWords, words - first));
-      Chunk chunk{first, choose(isa, width), std::vector<uint64_t>(rows * width)};
-      for (int64_t i = 0; i < rows; ++i)
-        std::copy_n(problem.masks + i * words + first, width, chunk.masks.data() + i * width);
-      chunks.push_back(std::move(chunk));
-    }
-    columns_.resize(64 * words * row_words);
-    parallel_for(words, threads_worth(words * row_words * 500, threads), [&](int64_t word) {
-      for (int64_t at = 0; at < row_words; ++at) {
-        uint64_t x[64] = {};
-        for (int64_t i = 0; i < std::min<int64_t>(64, rows - 64 * at); ++i)
-          x[i] = problem.masks[(64 * at + i) * words + word];
-        transpose(x);
-        for (int64_t f = 0; f < 64; ++f) columns_[(64 * word + f) * row_words + at] = x[f];
-      }
-    });
-  }
-
-  // Bit i is bit `feature` of mask i.
-  const uint64_t* column(int64_t feature) const { return columns_.data() + feature * row_words; }
-
-  struct Chunk {
-    int64_t first;  // word
-    AddChunk add;
-    std::vector<uint64_t> masks;  // (rows, width)
-  };
-
-  const int64_t rows, n, words, row_words;
-  std::vector<Chunk> chunks;
-
- private:
-  std::vector<uint64_t> columns_;  // (64 words, row_words)
+// A leaf of the tree that is being grown.
+struct Leaf {
+  int32_t node;  // in the forest
+  int depth;
+  int32_t sum, count;              // of the fitted samples
+  std::vector<uint64_t> rows;      // bits: all of them, fitted or not
+  std::vector<int32_t> histogram;  // sums by feature, then counts: of leaves that may be split
+  int32_t feature;                 // the best split
 };
 
 template <typename Body>
@@ -150,22 +48,6 @@ void for_each_bit(const uint64_t* bits, int64_t words, const Body& body) {
   for (int64_t at = 0; at < words; ++at)
     for (uint64_t word = bits[at]; word; word &= word - 1) body(64 * at + __builtin_ctzll(word));
 }
-
-// Sums of residuals and samples by feature, over the samples of a node that have it.
-struct Histogram {
-  std::vector<double> sums, counts;
-};
-
-// A leaf of the tree that is being grown.
-struct Leaf {
-  int32_t node;  // in the forest
-  int depth;
-  std::vector<uint64_t> samples;  // of all rows, fitted or not
-  double sum, count;              // of the fitted ones
-  Histogram histogram;            // empty where it is not to be split
-  int64_t feature = -1;           // the best split, if any
-  double gain = 0.0;
-};
 
 // One fit.
 class Fit {
@@ -178,31 +60,37 @@ class Fit {
         bag_(bag),
         index_(index),
         isa_(isa),
-        gains_(SPEX_CHOOSE(isa, gains)),
-        round_(SPEX_CHOOSE(isa, round_residuals)),
-        residuals_(samples.rows),
-        lanes_(samples.rows),
+        list_samples_(SPEX_CHOOSE(isa, list_samples)),
+        features_(64 * samples.words),
+        targets_(64 * samples.row_words),
+        inside_(targets_.size()),
+        lanes_(targets_.size()),
         fitted_(samples.row_words),
-        gain_(samples.n) {
-    double sum = 0.0;
+        list_(targets_.size() + kOverrun),
+        allowed_(features_, 1.0) {
+    double largest = 0.0, sum = 0.0;
     for_each_bit(bag_, samples.row_words, [&](int64_t i) {
       bagged_.push_back(static_cast<int32_t>(i));
-      residuals_[i] = values[i];
-      sum += values[i];
+      largest = std::max(largest, std::abs(values[i]));
     });
-    forest_.bias = bagged_.empty() ? 0.0 : sum / bagged_.size();
-    for (const int32_t i : bagged_) residuals_[i] -= forest_.bias;
-    predictions_.assign(samples.rows, forest_.bias);
+    std::frexp(largest, &exponent_);
+    for (const int32_t i : bagged_) sum += targets_[i] = std::ldexp(values[i], -exponent_);
+    bias_ = sum / static_cast<double>(bagged_.size());
+    residuals_ = targets_;
+    for (double& residual : residuals_) residual -= bias_;
   }
 
   // All trees; staged (num_stages, rows).
   BoostedTrees run(double* staged) {
-    const int32_t *stage = problem_.stages, *end = stage + problem_.num_stages;
-    for (int tree = 0; tree <= settings_.trees; ++tree) {
-      for (; stage < end && *stage == tree; ++stage, staged += samples_.rows)
-        std::copy(predictions_.begin(), predictions_.end(), staged);
-      if (tree < settings_.trees) add_tree(tree);
+    int tree = 0;
+    for (int64_t s = 0; s < problem_.num_stages; ++s) {
+      for (; tree < std::min(problem_.stages[s], settings_.trees); ++tree) add_tree(tree);
+      for (int64_t i = 0; i < samples_.rows; ++i)
+        *staged++ = std::ldexp(targets_[i] - residuals_[i], exponent_);
     }
+    for (; tree < settings_.trees; ++tree) add_tree(tree);
+    forest_.bias = std::ldexp(bias_, exponent_);
+    for (double& value : forest_.value) value = std::ldexp(value, exponent_);
     return std::move(forest_);
   }
 
@@ -210,34 +98,37 @@ class Fit {
   void add_tree(int tree) {
     draw_samples(tree);
     draw_features(tree);
-    double largest = 0.0;
-    for (const int32_t i : bagged_) largest = std::max(largest, std::abs(residuals_[i]));
-    const double scale = largest > 0.0 ? kLargest / largest : 0.0;
-    round_(residuals_.data(), samples_.rows, std::isfinite(scale) ? scale : 0.0, lanes_.data());
+    const int64_t size = static_cast<int64_t>(targets_.size());
+    const double largest =
+        SPEX_CHOOSE(isa_, largest_residual)(residuals_.data(), inside_.data(), size);
+    const double most = std::min<double>(kLargest, INT32_MAX / problem_.samples);
+    scale_ = largest > 0.0 && std::isfinite(most / largest) ? most / largest : 0.0;
+    SPEX_CHOOSE(isa_, round_residuals)
+    (residuals_.data(), inside_.data(), size, scale_, lanes_.data());
 
-    std::vector<Leaf> leaves;
-    leaves.push_back(root());
-    forest_.roots.push_back(leaves[0].node);
-    while (static_cast<int>(leaves.size()) < settings_.leaves) {
-      const auto best = std::max_element(leaves.begin(), leaves.end(),
-                                         [](auto& a, auto& b) { return a.gain < b.gain; });
-      if (best->feature < 0) break;
-      const bool last = static_cast<int>(leaves.size()) + 1 == settings_.leaves;
-      Leaf other = split(*best, last);
-      leaves.push_back(std::move(other));
+    num_leaves_ = 0;
+    best_ = {};
+    forest_.roots.push_back(static_cast<int32_t>(forest_.value.size()));
+    grow_root();
+    while (num_leaves_ < settings_.leaves && !best_.empty()) {
+      const int32_t leaf = -best_.top().second;
+      best_.pop();
+      split(leaf);
     }
-    for (Leaf& leaf : leaves) set_value(leaf);
+    for (int32_t i = 0; i < num_leaves_; ++i) set_value(leaves_[i]);
   }
 
   // The samples a tree is fitted to.
   void draw_samples(int tree) {
-    std::copy(bag_, bag_ + samples_.row_words, fitted_.begin());
-    count_ = static_cast<int64_t>(bagged_.size());
-    if (settings_.row_share >= 1.0) return;
-    const auto chosen = draw(kRowStream, tree, bagged_, settings_.row_share);
+    const bool all = settings_.row_share >= 1.0;
+    if (all && tree > 0) return;
+    const auto chosen = all ? bagged_ : draw(kRowStream, tree, bagged_, settings_.row_share);
     std::fill(fitted_.begin(), fitted_.end(), 0);
-    for (const int32_t i : chosen) fitted_[i / 64] |= uint64_t{1} << (i % 64);
-    count_ = static_cast<int64_t>(chosen.size());
+    std::fill(inside_.begin(), inside_.end(), 0.0);
+    for (const int32_t i : chosen) {
+      fitted_[i / 64] |= uint64_t{1} << (i % 64);
+      inside_[i] = 1.0;
+    }
   }
 
   // The features a tree may ask for.
@@ -245,131 +136,125 @@ class Fit {
     if (settings_.feature_share >= 1.0) return;
     std::vector<int32_t> all(samples_.n);
     std::iota(all.begin(), all.end(), 0);
-    features_ = draw(kFeatureStream, tree, all, settings_.feature_share);
-    std::sort(features_.begin(), features_.end());
+    std::fill(allowed_.begin(), allowed_.end(), 0.0);
+    for (const int32_t f : draw(kFeatureStream, tree, all, settings_.feature_share))
+      allowed_[f] = 1.0;
   }
 
   // round(share * size) of `all`, at least one: those with the least random words.
   std::vector<int32_t> draw(uint32_t stream, int tree, const std::vector<int32_t>& all,
                             double share) const {
     const int64_t size = static_cast<int64_t>(all.size());
-    const int64_t most = std::max<int64_t>(1, std::llround(share * static_cast<double>(size)));
+    const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(share * size + 0.5));
     std::vector<uint64_t> keys(size);
     const int64_t row = index_ * (int64_t{1} << 32) + tree;
     uniform_masks_cpu(problem_.seed, stream, row, 1, 64 * size, keys.data(), isa_, 1);
     std::vector<int32_t> order(size);
     std::iota(order.begin(), order.end(), 0);
     std::nth_element(
-        order.begin(), order.begin() + std::min(most, size) - 1, order.end(),
+        order.begin(), order.begin() + most - 1, order.end(),
         [&](int32_t a, int32_t b) { return keys[a] != keys[b] ? keys[a] < keys[b] : a < b; });
-    order.resize(std::min(most, size));
+    order.resize(most);
     for (int32_t& at : order) at = all[at];
     return order;
   }
 
-  Leaf root() {
-    Leaf leaf{new_node(), 0, {}, 0.0, static_cast<double>(count_), {}};
-    leaf.samples.assign(samples_.row_words, ~uint64_t{0});
-    if (samples_.rows % 64) leaf.samples.back() >>= 64 - samples_.rows % 64;
-    for_each_bit(fitted_.data(), samples_.row_words,
-                 [&](int64_t i) { leaf.sum += lanes_[i] >> kCountBits; });
-    if (divisible(leaf)) {
-      leaf.histogram = histogram(leaf);
-      find_split(leaf);
-    }
-    return leaf;
+  void grow_root() {
+    Leaf& root = new_leaf();
+    std::fill(root.rows.begin(), root.rows.end(), ~uint64_t{0});
+    if (samples_.rows % 64) root.rows.back() >>= 64 - samples_.rows % 64;
+    root.depth = 0;
+    root.count = static_cast<int32_t>(list(root));
+    root.sum = 0;
+    for (int32_t i = 0; i < root.count; ++i) root.sum += sum_of(-lanes_[list_[i]]);
+    if (!divisible(root)) return;
+    fill_histogram(root, root.count);
+    find_split(0);
   }
 
-  // Splits a leaf by its best feature: it becomes the one without the feature, and the one with it
-  // is returned. Neither is to be split again if `last`.
-  Leaf split(Leaf& leaf, bool last) {
-    const int64_t feature = leaf.feature;
-    Histogram whole = std::move(leaf.histogram);
-    Leaf other{new_node(),          leaf.depth + 1,        leaf.samples,
-               whole.sums[feature], whole.counts[feature], {}};
-    const int32_t parent = leaf.node;
-    leaf = Leaf{new_node(),           leaf.depth + 1,           std::move(leaf.samples),
-                leaf.sum - other.sum, leaf.count - other.count, {}};
-    forest_.feature[parent] = static_cast<int32_t>(feature);
+  // Splits a leaf: it becomes the side without the feature, and the other side a new leaf.
+  void split(int32_t index) {
+    const int32_t parent = leaves_[index].node, feature = leaves_[index].feature;
+    forest_.feature[parent] = feature;
+    forest_.absent[parent] = leaves_[index].node = new_node();
+    Leaf &other = new_leaf(), &leaf = leaves_[index];
     forest_.present[parent] = other.node;
-    forest_.absent[parent] = leaf.node;
+    other.depth = ++leaf.depth;
+    other.sum = leaf.histogram[feature];
+    other.count = leaf.histogram[features_ + feature];
+    leaf.sum -= other.sum;
+    leaf.count -= other.count;
     const uint64_t* column = samples_.column(feature);
     for (int64_t at = 0; at < samples_.row_words; ++at) {
-      other.samples[at] &= column[at];
-      leaf.samples[at] &= ~column[at];
+      other.rows[at] = leaf.rows[at] & column[at];
+      leaf.rows[at] &= ~column[at];
     }
-    if (last || !(divisible(leaf) || divisible(other))) return other;
-    Leaf& small = other.count < leaf.count ? other : leaf;
-    Leaf& large = other.count < leaf.count ? leaf : other;
-    small.histogram = histogram(small);
-    for (size_t f = 0; f < whole.sums.size(); ++f) {
-      whole.sums[f] -= small.histogram.sums[f];
-      whole.counts[f] -= small.histogram.counts[f];
+
+    int32_t small = num_leaves_ - 1, large = index;
+    if (other.count > leaf.count) {
+      std::swap(small, large);
+      std::swap(other.histogram, leaf.histogram);
     }
-    large.histogram = std::move(whole);
-    for (Leaf* child : {&small, &large}) {
-      if (divisible(*child))
-        find_split(*child);
-      else
-        child->histogram = {};
-    }
-    return other;
+    if (num_leaves_ == settings_.leaves || !divisible(leaves_[large])) return;
+    std::vector<int32_t>& rest = leaves_[large].histogram;
+    fill_histogram(leaves_[small], list(leaves_[small]));
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= leaves_[small].histogram[i];
+    find_split(large);
+    if (divisible(leaves_[small])) find_split(small);
   }
 
   bool divisible(const Leaf& leaf) const {
-    return leaf.depth < settings_.depth && leaf.count >= 2.0 * settings_.min_leaf;
+    return leaf.depth < settings_.depth && leaf.count / 2 >= settings_.min_leaf;
   }
 
-  Histogram histogram(const Leaf& leaf) const {
-    const size_t size = 64 * samples_.words;
-    Histogram out{std::vector<double>(size), std::vector<double>(size)};
-    int32_t rows[kPackedRows], lanes[kPackedRows];
-    int64_t count = 0;
-    const auto flush = [&] {
-      for (const Samples::Chunk& chunk : samples_.chunks)
-        chunk.add(chunk.masks.data(), rows, lanes, count, out.sums.data() + 64 * chunk.first,
-                  out.counts.data() + 64 * chunk.first);
-      count = 0;
-    };
-    for (int64_t at = 0; at < samples_.row_words; ++at)
-      for (uint64_t word = leaf.samples[at] & fitted_[at]; word; word &= word - 1) {
-        const int64_t i = 64 * at + __builtin_ctzll(word);
-        rows[count] = static_cast<int32_t>(i);
-        lanes[count] = lanes_[i];
-        if (++count == kPackedRows) flush();
-      }
-    flush();
-    return out;
+  // list_ = the fitted samples of a leaf; returns how many.
+  int64_t list(const Leaf& leaf) {
+    return list_samples_(leaf.rows.data(), fitted_.data(), samples_.row_words, list_.data());
   }
 
-  void find_split(Leaf& leaf) {
-    gains_(leaf.histogram.sums.data(), leaf.histogram.counts.data(), samples_.n, leaf.sum,
-           leaf.count, static_cast<double>(settings_.min_leaf), settings_.l2, gain_.data());
-    const auto consider = [&](int64_t f) {
-      if (gain_[f] > leaf.gain) {
-        leaf.gain = gain_[f];
-        leaf.feature = f;
-      }
-    };
-    if (settings_.feature_share < 1.0)
-      for (const int32_t f : features_) consider(f);
-    else
-      for (int64_t f = 0; f < samples_.n; ++f) consider(f);
+  // The leaf's first `count` samples are in list_.
+  void fill_histogram(Leaf& leaf, int64_t count) const {
+    leaf.histogram.resize(2 * features_);
+    samples_.sum(list_.data(), count, lanes_.data(), leaf.histogram.data());
+  }
+
+  // Offers a leaf for splitting if that lowers the squared error.
+  void find_split(int32_t index) {
+    Leaf& leaf = leaves_[index];
+    const double sum = leaf.sum, count = leaf.count, l2 = settings_.l2,
+                 min_leaf = settings_.min_leaf;
+    const int32_t *sums = leaf.histogram.data(), *counts = sums + features_;
+    const Split best = SPEX_CHOOSE(isa_, best_split)(sums, counts, allowed_.data(), features_, sum,
+                                                     count, min_leaf, l2);
+    leaf.feature = best.feature;
+    const double gain =
+        best.score / (count + 2 * l2) - sum * sum * l2 / ((count + l2) * (count + 2 * l2));
+    if (gain > 0.0) best_.emplace(gain, -index);
   }
 
   // The value of a leaf, which its samples then predict.
   void set_value(const Leaf& leaf) {
-    double sum = 0.0;
-    for (int64_t at = 0; at < samples_.row_words; ++at)
-      for (uint64_t word = leaf.samples[at] & fitted_[at]; word; word &= word - 1)
-        sum += residuals_[64 * at + __builtin_ctzll(word)];
-    const double value = settings_.rate * sum / (leaf.count + settings_.l2);
-    if (value == 0.0 || !(leaf.count > 0.0)) return;
+    if (leaf.sum == 0) return;
+    const double value = settings_.rate * (leaf.sum / scale_) / (leaf.count + settings_.l2);
     forest_.value[leaf.node] = value;
-    for_each_bit(leaf.samples.data(), samples_.row_words, [&](int64_t i) {
-      residuals_[i] -= value;
-      predictions_[i] += value;
-    });
+    constexpr int64_t kWords = 32;  // of samples listed at a time
+    int32_t list[64 * kWords + kOverrun];
+    for (int64_t at = 0; at < samples_.row_words; at += kWords) {
+      const uint64_t* rows = leaf.rows.data() + at;
+      const int64_t count =
+          list_samples_(rows, rows, std::min(kWords, samples_.row_words - at), list);
+      for (int64_t i = 0; i < count; ++i) residuals_[64 * at + list[i]] -= value;
+    }
+  }
+
+  // A leaf with a node; the rest is what an earlier tree has left.
+  Leaf& new_leaf() {
+    if (num_leaves_ == static_cast<int32_t>(leaves_.size())) {
+      leaves_.emplace_back();
+      leaves_.back().rows.resize(samples_.row_words);
+    }
+    leaves_[num_leaves_].node = new_node();
+    return leaves_[num_leaves_++];
   }
 
   int32_t new_node() {
@@ -378,25 +263,29 @@ class Fit {
     return static_cast<int32_t>(forest_.value.size()) - 1;
   }
 
-  static constexpr uint32_t kRowStream = 3, kFeatureStream = 4;
-
   const BoostProblem& problem_;
   const Samples& samples_;
   const BoostSettings& settings_;
   const uint64_t* bag_;
   const int64_t index_;
   const Isa isa_;
-  decltype(&portable::gains) gains_;
-  decltype(&portable::round_residuals) round_;
+  const decltype(&portable::list_samples) list_samples_;
+  const int64_t features_;  // with room for spare ones
 
-  std::vector<int32_t> bagged_;      // the rows of the bag
-  std::vector<double> residuals_;    // (rows), of the bag; what the others hold is not read
-  std::vector<double> predictions_;  // (rows)
-  std::vector<int32_t> lanes_;       // (rows): see kCountBits
-  std::vector<uint64_t> fitted_;     // the rows that the tree is fitted to
-  std::vector<int32_t> features_;    // that the tree may ask for
-  int64_t count_ = 0;                // of fitted_
-  std::vector<double> gain_;         // scratch of find_split
+  std::vector<int32_t> bagged_;    // the samples of the bag
+  std::vector<double> targets_;    // (rows) values / 2**exponent_ in the bag, 0 elsewhere
+  std::vector<double> residuals_;  // (rows) targets minus predictions
+  std::vector<double> inside_;     // (rows) 1 where the tree is fitted, else 0
+  std::vector<int32_t> lanes_;     // (rows) see lane_of()
+  std::vector<uint64_t> fitted_;   // bits: inside_
+  std::vector<int32_t> list_;      // scratch: samples
+  std::vector<double> allowed_;    // (features_) 1 where the tree may ask for it, else 0
+  int exponent_ = 0;
+  double bias_ = 0.0, scale_ = 0.0;
+
+  std::vector<Leaf> leaves_;
+  int32_t num_leaves_ = 0;
+  std::priority_queue<std::pair<double, int32_t>> best_;  // gain, -leaf: the older leaf on a tie
   BoostedTrees forest_;
 };
 
@@ -407,7 +296,7 @@ std::vector<BoostedTrees> boost_cpu(const BoostProblem& problem,
                                     const std::vector<const double*>& values,
                                     const std::vector<const uint64_t*>& bags, double* staged,
                                     Isa isa, int threads) {
-  const Samples samples(problem, isa, threads);
+  const Samples samples(problem.masks, problem.samples, problem.rows, problem.n, isa, threads);
   std::vector<BoostedTrees> forests(settings.size());
   parallel_for(static_cast<int64_t>(settings.size()), threads, [&](int64_t j) {
     Fit fit(problem, samples, settings[j], values[j], bags[j], j, isa);

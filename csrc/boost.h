@@ -11,7 +11,7 @@ namespace spex {
 // One fit.
 struct BoostSettings {
   int trees, depth, leaves;         // at most; a single leaf has depth 0
-  int64_t min_leaf;                 // fitted samples in a leaf, at least
+  int32_t min_leaf;                 // fitted samples in a leaf, at least
   double rate, l2;                  // a leaf's value is rate (sum of residuals) / (samples + l2)
   double row_share, feature_share;  // drawn anew for each tree, without replacement
 };
@@ -27,20 +27,19 @@ struct BoostedTrees {
 // What all fits of a call share.
 struct BoostProblem {
   const uint64_t* masks;  // (rows, ceil(n / 64)), spare bits zero
+  int64_t samples;        // at most 2**24: the first rows, which have values
   int64_t rows, n;
   const int32_t* stages;  // (num_stages), ascending numbers of trees
   int64_t num_stages;
   uint64_t seed;
 };
 
-// Fits settings.size() forests; fit j sees the rows whose bit is set in bags[j], a bit array of
-// ceil(rows / 64) words with spare bits zero, and values[j] (rows), read there only.
+// Fits settings.size() forests; fit j sees the samples whose bit is set in bags[j], a bit array of
+// ceil(rows / 64) words with spare bits zero, and values[j] (samples), read there only.
 // staged (fits, num_stages, rows): the predictions for all rows after that many trees.
 //
-// A split maximises the fall of the squared error. Residuals are rounded to 14 bits of their
-// largest for the choice of splits, so that sums are exact and in any order the same; the values of
-// leaves are float64 means of the residuals themselves. Ties go to the lower feature and to the
-// older leaf. Nothing depends on the number of threads or on the instruction set.
+// ARCHITECTURE.md, "Boosting on bits", has the arithmetic: sums are exact, so that nothing depends
+// on the number of threads or on the instruction set.
 std::vector<BoostedTrees> boost_cpu(const BoostProblem& problem,
                                     const std::vector<BoostSettings>& settings,
                                     const std::vector<const double*>& values,

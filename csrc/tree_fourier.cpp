@@ -158,6 +158,8 @@ class Spectrum : public TreeSpectrum {
     TreeTerms<kWords> trees(forest, survey, shape_);
     std::vector<TreeTerm<kWords>> terms;
     std::vector<uint8_t> part;
+    terms.reserve(2 * kBlockTerms);
+    part.reserve(2 * kBlockTerms);
     block.starts.assign(parts_.size() + 1, 0);
     for (int64_t i = block.first; i < block.last; ++i)
       trees.expand(forest.roots[order[i]], [&](const SetKey<kWords>& key, double coef) {
@@ -221,20 +223,22 @@ class Spectrum : public TreeSpectrum {
     rows_.insert(rows_.end(), equal.begin(), equal.begin() + (limit - size()));
   }
 
-  // By key, a byte at a time from the least significant.
+  // By key, some bits at a time from the least significant.
   void sort(int digits) {
+    constexpr int kBits = 11;
     std::vector<Row> sorted(rows_.size());
-    for (int byte = 0; byte < 8 * shape_.words(digits); ++byte) {
-      const auto value = [byte](const Row& row) {
-        return row.key[byte / 8] >> (8 * (byte % 8)) & 0xFF;
-      };
-      std::array<int64_t, 257> start{};
-      for (const Row& row : rows_) ++start[value(row) + 1];
-      if (std::find(start.begin(), start.end(), size()) != start.end()) continue;  // all the same
-      std::partial_sum(start.begin(), start.end(), start.begin());
-      for (const Row& row : rows_) sorted[start[value(row)]++] = row;
-      rows_.swap(sorted);
-    }
+    for (int word = 0; word < shape_.words(digits); ++word)
+      for (int shift = 0; shift < 64; shift += kBits) {
+        const auto value = [&](const Row& row) {
+          return row.key[word] >> shift & ((1 << kBits) - 1);
+        };
+        std::array<int64_t, (1 << kBits) + 1> start{};
+        for (const Row& row : rows_) ++start[value(row) + 1];
+        if (std::find(start.begin(), start.end(), size()) != start.end()) continue;  // all equal
+        std::partial_sum(start.begin(), start.end(), start.begin());
+        for (const Row& row : rows_) sorted[start[value(row)]++] = row;
+        rows_.swap(sorted);
+      }
   }
 
   const int64_t n_;

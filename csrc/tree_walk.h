@@ -163,8 +163,13 @@ class TreeTerms {
       std::swap(level.first, below);
       spectrum(child, depth + 1);
     });
+    check_size(2 * std::max(level.first.size(), below.size()));  // before there is memory for it
     combine(level.first, below, digit_[forest_.feature[node]], level);
-    if (level.sum.size() + level.difference.size() > kMaxTreeTerms)
+    check_size(level.sum.size() + level.difference.size());
+  }
+
+  static void check_size(int64_t terms) {
+    if (terms > kMaxTreeTerms)
       throw std::length_error("tree_fourier: trees must have at most 2**24 terms each");
   }
 

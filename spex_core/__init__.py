@@ -16,6 +16,7 @@ from .plan import SamplingPlan, plan_spex
 from .proxyspex import fit, proxyspex
 from .spex import spex
 from .transform import SparseTransform
+from .trees import Trees, tree_fourier
 
 __all__ = [
     "BackendUnavailable",
@@ -28,6 +29,7 @@ __all__ = [
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
+    "Trees",
     "fit",
     "hierarchy_rates",
     "interactions",
@@ -35,4 +37,5 @@ __all__ = [
     "plan_spex",
     "proxyspex",
     "spex",
+    "tree_fourier",
 ]

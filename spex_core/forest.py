@@ -33,9 +33,8 @@ def check_forest(
         raise TypeError(f"{where}: value must be a float64 tensor, got {_kind(value)}")
     nodes = len(feature) if feature.ndim else 0
     for name, x in (names | {"value": value}).items():
-        length = len(x) if name == "roots" and x.ndim else nodes
         check(
-            tuple(x.shape) == (length,),
+            x.ndim == 1 and (name == "roots" or len(x) == nodes),
             "{}: {} must have shape ({},), got {}",
             *(where, name, "trees" if name == "roots" else nodes, tuple(x.shape)),
         )

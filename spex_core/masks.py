@@ -34,6 +34,22 @@ def pack(masks: Tensor | np.ndarray) -> Tensor:
     return torch.from_numpy(packed.view("<i8"))
 
 
+def pack_batch(where: str, masks: Tensor | np.ndarray, n: int) -> Tensor:
+    """A mask batch, bool (T, n) or already packed int64 (T, W) and of any device, as it is packed.
+
+    Raises: in the name of `where`, TypeError for another dtype; ValueError for another shape.
+    """
+    packed = isinstance(masks, Tensor) and masks.dtype == torch.int64
+    rows = masks if packed else pack(masks)
+    shape = tuple(np.shape(masks))
+    check(
+        len(shape) == 2 and shape[1] == (words(n) if packed else n),
+        "{}: masks must be bool (T, {}) or packed int64 (T, {}), got shape {}",
+        *(where, n, words(n), shape),
+    )
+    return rows
+
+
 def unpack(packed: Tensor, n: int) -> np.ndarray:
     """Packed int64 (T, W) -> bool (T, n), a NumPy array."""
     as_bytes = packed.cpu().contiguous().numpy().view(np.uint8)

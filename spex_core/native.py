@@ -159,3 +159,50 @@ def tree_fourier_cpu(
     coefs = torch.empty(spectrum.size(), groups, dtype=torch.float64)
     spectrum.write(support.data_ptr(), coefs.data_ptr(), torch.get_num_threads())
     return support, coefs
+
+
+def boost_cpu(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    bags: Tensor,
+    watch: Tensor,
+    settings: list[tuple],
+    stages: list[int],
+    seed: int,
+    *,
+    isa: str | None = None,
+) -> tuple[Tensor, ...]:
+    """The fields of ops.Boosted; values, bags and settings have a row for each of J fits."""
+    samples, rows = len(masks), len(masks) + len(watch)
+    masks, values = torch.cat([masks, watch]), values.contiguous()
+    bags = torch.nn.functional.pad(bags, (0, -(-rows // 64) - bags.shape[1])).contiguous()
+    at = torch.tensor(stages, dtype=torch.int32)
+    staged = torch.empty(len(settings), len(stages), rows, dtype=torch.float64)
+    forests = _cpu.boost(
+        *(masks.data_ptr(), samples, rows, n, at.data_ptr(), len(stages), seed),
+        [_cpu.BoostSettings(*fit) for fit in settings],
+        *([row.data_ptr() for row in values], [row.data_ptr() for row in bags]),
+        *(staged.data_ptr(), *_how(isa)),
+    )
+    parts = [_forest(forest) for forest in forests]
+    group = torch.arange(len(parts), dtype=torch.int32)
+    group = group.repeat_interleave(torch.tensor([forest.trees for forest in forests]))
+    first = 0
+    for roots, _, absent, present, value in parts:
+        roots += first
+        absent[absent >= 0] += first
+        present[present >= 0] += first
+        first += len(value)
+    roots, feature, absent, present, value = (torch.cat(x) for x in zip(*parts, strict=True))
+    bias = torch.tensor([forest.bias for forest in forests], dtype=torch.float64)
+    return roots, group, feature, absent, present, value, bias, staged
+
+
+def _forest(forest: _cpu.BoostedTrees) -> tuple[Tensor, ...]:
+    """roots, feature, absent, present, value of one fit."""
+    roots = torch.empty(forest.trees, dtype=torch.int32)
+    links = [torch.empty(forest.nodes, dtype=torch.int32) for _ in range(3)]
+    value = torch.empty(forest.nodes, dtype=torch.float64)
+    forest.copy(*(x.data_ptr() for x in (roots, *links, value)))
+    return roots, *links, value

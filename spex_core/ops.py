@@ -6,12 +6,15 @@ unchanged and return new tensors. Packed masks and supports are int64, laid out 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import reference, reference_decode
+from . import reference, reference_boost, reference_decode
 from .backend import Backend, pick
 from .codes import BchCode
 from .errors import check, check_int
@@ -282,6 +285,138 @@ def peel(
             )
 
 
+class Boosted(NamedTuple):
+    """What ops.boost returns: the trees of J fits, and what they predict.
+
+    A tree goes from its root to a leaf, at each node to `present` where the mask has the feature
+    and else to `absent`; the prediction of fit j is bias[j] plus the values of the leaves reached.
+    Nodes are numbered through, a fit's before the next one's; ops.tree_fourier takes the first six
+    fields as they are.
+    """
+
+    roots: Tensor  # int32 (trees,), over all fits
+    group: Tensor  # int32 (trees,): the fit of each tree, ascending
+    feature: Tensor  # int32 (nodes,), -1 at a leaf
+    absent: Tensor  # int32 (nodes,): the node without the feature, -1 at a leaf
+    present: Tensor  # int32 (nodes,): the node with it, -1 at a leaf
+    value: Tensor  # float64 (nodes,), 0 at what is not a leaf
+    bias: Tensor  # float64 (J,)
+    staged: Tensor  # float64 (J, stages, T + E)
+
+
+def boost(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    *,
+    bags: Tensor | None = None,
+    watch: Tensor | None = None,
+    trees: int | Sequence[int] = 100,
+    depth: int | Sequence[int] = 5,
+    leaves: int | Sequence[int] = 31,
+    min_leaf: int | Sequence[int] = 20,
+    rate: float | Sequence[float] = 0.1,
+    l2: float | Sequence[float] = 0.0,
+    row_share: float | Sequence[float] = 1.0,
+    feature_share: float | Sequence[float] = 1.0,
+    stages: Sequence[int] | None = None,
+    seed: int = 0,
+    backend: Backend = "auto",
+) -> Boosted:
+    """Gradient boosting of regression trees on mask bits, squared loss, J fits at once.
+
+    Every tree is grown on the residuals r of those before it. The leaf whose split lowers the error
+    most is split next: by the feature of largest s1**2 / w1 + s0**2 / w0 - s**2 / w, where s sums r
+    over the samples of a side (1: with the feature, 0: without, s: both) and w is their number plus
+    l2. A leaf predicts rate s / w.
+
+    Args:    masks: packed int64 (T, W), 1 <= T <= 2**24, spare bits zero. values: (T,), or (J, T),
+             a row for each fit; taken as float64. n: features. bags: packed int64
+             (J, ceil(T / 64)), spare bits zero: bit i of row j is set where fit j sees sample i;
+             None: all samples. watch: further masks, packed (E, W), that are only predicted.
+             trees: how many. depth, leaves: of a tree, at most. min_leaf: samples in a leaf, at
+             least. rate: in (0, 1]. l2 >= 0. row_share, feature_share: in (0, 1]: the share of the
+             bag and of the features, rounded, at least one, that each tree draws anew. From `trees`
+             on each is a number, or one for each fit. stages: ascending numbers of trees after
+             which predictions are kept; for a fit that has fewer its last; (max(trees),) by
+             default. seed: of the draws, in [0, 2**64).
+    Returns: Boosted. The same bits on every backend and machine, for any number of threads.
+    Raises:  TypeError, ValueError if an argument is not as above; BackendUnavailable.
+    Accuracy: for each tree the residuals are rounded to 1 / 8191 of the largest (above T = 262,144
+             to T / 2**31 of it), which makes sums exact in any order; predictions are float64.
+             Ties go to the lowest feature and to the older leaf.
+    Cost:    a fit: at most trees * (depth + 1) * T * n / 2 masked additions, on cpu 16 in an
+             instruction; threads share out the fits. Memory beyond the result: twice the masks, and
+             leaves * (8 n + T / 8) bytes for each thread.
+    Source:  Friedman 2001 (gradient boosting); Ke et al. 2017 (LightGBM: the best leaf first).
+    """
+    n = check_int("boost: n", n, 1)
+    watch = masks[:0] if watch is None else watch
+    _check_packed("boost", masks=masks, watch=watch)
+    _check_bits("boost", n, masks=masks, watch=watch)
+    samples = len(masks)
+    check(1 <= samples <= 1 << 24, "boost: masks must be 1 to 2**24 rows, got {}", samples)
+    if not (isinstance(values, Tensor) and values.is_floating_point()):
+        raise TypeError(f"boost: values must be a floating-point tensor, got {_kind(values)}")
+    check(
+        values.ndim in (1, 2) and values.shape[-1] == samples,
+        "boost: values must have shape ({0},) or (J, {0}), got {1}",
+        *(samples, tuple(values.shape)),
+    )
+    check(bool(torch.isfinite(values).all()), "boost: values must be finite")
+    values = torch.atleast_2d(values.double())
+    if bags is None:
+        bags = masks.new_full((1, -(-samples // 64)), -1)
+        bags[:, -1] = _low_bits(samples)
+    _check_packed("boost", bags=bags)
+    _check_bits("boost", samples, bags=bags)
+    check(bool((bags != 0).any(1).all()), "boost: bags must have a sample in each row")
+    counts = {"trees": trees, "depth": depth, "leaves": leaves, "min_leaf": min_leaf}
+    shares = {"rate": rate, "l2": l2, "row_share": row_share, "feature_share": feature_share}
+    each = _boost_settings(counts, shares)
+    lengths = {name: len(x) for name, x in {"values": values, "bags": bags, **each}.items()}
+    fits = next((length for length in lengths.values() if length != 1), 1)
+    for name, length in lengths.items():
+        check(length in (1, fits), "boost: {} must be for 1 or {} fits, got {}", name, fits, length)
+    stages = [max(each["trees"])] if stages is None else list(stages)
+    stages = [check_int("boost: stages", stage, 0, 2**31 - 1) for stage in stages]
+    ascending = stages and all(a < b for a, b in pairwise(stages))
+    check(ascending, "boost: stages must be ascending, got {}", stages)
+    seed = check_int("boost: seed", seed, 0, 2**64 - 1)
+
+    values, bags = values.expand(fits, -1), bags.expand(fits, -1)
+    settings = list(zip(*(x * (fits // len(x)) for x in each.values()), strict=True))
+    match pick("boost", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            found = native.boost_cpu(masks, values, n, bags, watch, settings, stages, seed)
+        case _:
+            found = reference_boost.boost(masks, values, n, bags, watch, settings, stages, seed)
+    return Boosted(*found)
+
+
+def _boost_settings(
+    counts: dict[str, int | Sequence[int]], shares: dict[str, float | Sequence[float]]
+) -> dict[str, list]:
+    """The settings of boost as lists, one entry a fit or one for all, checked."""
+    least = {"trees": 0, "leaves": 2}
+    each: dict[str, list] = {}
+    for name, given in counts.items():
+        listed = list(given) if hasattr(given, "__len__") else [given]
+        each[name] = [check_int(f"boost: {name}", x, least.get(name, 1), 2**31 - 1) for x in listed]
+    for name, given in shares.items():
+        each[name] = [float(x) for x in (given if hasattr(given, "__len__") else [given])]
+        for x in each[name]:
+            if name == "l2":
+                check(0 <= x < math.inf, "boost: l2 must be finite and not negative, got {}", x)
+            else:
+                check(0 < x <= 1, "boost: {} must be in (0, 1], got {}", name, x)
+    for name, listed in each.items():
+        check(listed, "boost: {} must not be empty", name)
+    return each
+
+
 def tree_fourier(
     roots: Tensor,
     feature: Tensor,
@@ -340,59 +475,6 @@ def tree_fourier(
             return reference.tree_fourier(*trees, n, group, groups, limit)
 
 
-class Boosted(NamedTuple):
-    roots: Tensor
-    group: Tensor
-    feature: Tensor
-    absent: Tensor
-    present: Tensor
-    value: Tensor
-    bias: Tensor
-    staged: Tensor
-
-
-def boost(masks, values, n, *, bags, depth, trees, rate, leaves, min_leaf, stages=None, seed=0):
-    from . import _cpu  # TEMPORARY, replaced by the branch `boost`
-
-    count, samples = len(bags), len(masks)
-    masks, bags, values = masks.contiguous(), bags.contiguous(), values.contiguous()
-
-    def each(v):
-        return list(v) if isinstance(v, list | tuple) else [v] * count
-
-    per = zip(each(trees), each(depth), each(leaves), each(min_leaf), each(rate), strict=True)
-    settings = [_cpu.BoostSettings(t, d, lv, m, r, 0.0, 1.0, 1.0) for t, d, lv, m, r in per]
-    stages = list(stages or [max(each(trees))])
-    at = torch.tensor(stages, dtype=torch.int32)
-    staged = torch.empty(count, len(stages), samples, dtype=torch.float64)
-    y = [values.data_ptr() if values.ndim == 1 else values[j].data_ptr() for j in range(count)]
-    forests = _cpu.boost(
-        masks.data_ptr(),
-        samples,
-        n,
-        at.data_ptr(),
-        len(stages),
-        seed,
-        settings,
-        y,
-        [bags[j].data_ptr() for j in range(count)],
-        staged.data_ptr(),
-        -1,
-        torch.get_num_threads(),
-    )
-    parts, off = [], 0
-    for j, f in enumerate(forests):
-        r = torch.empty(f.trees, dtype=torch.int32)
-        a = [torch.empty(f.nodes, dtype=torch.int32) for _ in range(3)]
-        x = torch.empty(f.nodes, dtype=torch.float64)
-        f.copy(r.data_ptr(), *(q.data_ptr() for q in a), x.data_ptr())
-        links = (torch.where(q >= 0, q + off, q) for q in a[1:])
-        parts.append((r + off, torch.full((f.trees,), j, dtype=torch.int32), a[0], *links, x))
-        off += f.nodes
-    bias = torch.tensor([f.bias for f in forests], dtype=torch.float64)
-    return Boosted(*(torch.cat(p) for p in zip(*parts, strict=True)), bias, staged)
-
-
 def _check_readings(op: str, x: Tensor, axes: int) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         raise TypeError(f"{op}: readings must be a floating-point tensor, got {_kind(x)}")
@@ -417,6 +499,24 @@ def _check_packed(op: str, **tensors: Tensor) -> None:
             "{}: {} must be on the device of {}, {}, got {}",
             *(op, name, first_name, first.device, x.device),
         )
+
+
+def _check_bits(op: str, bits: int, **tensors: Tensor) -> None:
+    """Each has the words of `bits` bits, and no bit beyond."""
+    width = -(-bits // 64)
+    for name, x in tensors.items():
+        check(
+            x.shape[1] == width,
+            "{}: {} must have ceil({} / 64) = {} words, got {}",
+            *(op, name, bits, width, x.shape[1]),
+        )
+        spare = bool((x[:, -1] & ~_low_bits(bits)).any())
+        check(not spare, "{}: {} must have no bit set beyond the first {}", op, name, bits)
+
+
+def _low_bits(bits: int) -> int:
+    """The last of the words that hold `bits` bits, all set, as an int64."""
+    return (1 << bits % 64) - 1 if bits % 64 else -1
 
 
 def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:

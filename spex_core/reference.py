@@ -117,7 +117,7 @@ def tree_fourier(
         for k in a.keys() | b.keys():
             out[k] = 0.5 * a.get(k, 0.0) + 0.5 * b.get(k, 0.0)
             out[k | 1 << j] = 0.5 * a.get(k, 0.0) - 0.5 * b.get(k, 0.0)
-        return out
+        return {k: coef for k, coef in out.items() if coef}
 
     total: dict[int, list[float]] = {}
     columns = [0] * len(roots) if group is None else group.tolist()
@@ -126,7 +126,11 @@ def tree_fourier(
             total.setdefault(k, [0.0] * groups)[column] += coef
 
     def canonical(k: int) -> tuple[int, list[int]]:
-        return k.bit_count(), [j for j in range(n) if k >> j & 1]
+        features = []
+        while k:
+            features.append((k & -k).bit_length() - 1)
+            k &= k - 1
+        return len(features), features
 
     terms = sorted((k for k in total if any(total[k])), key=canonical)
     if limit is not None and limit < len(terms):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import ops
 from .errors import check, check_int
-from .masks import members, orders, pack, pack_sets, unpack_sets, words
+from .masks import members, orders, pack_batch, pack_sets, unpack_sets, words
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +52,15 @@ class SparseTransform:
             raise ValueError(f"SparseTransform: support must have distinct rows, got {term} twice")
         for field, value in (("n", n), ("support", support), ("coefs", coefs)):
             object.__setattr__(self, field, value)
+
+    @classmethod
+    def from_canonical(cls, n: int, support: Tensor, coefs: Tensor) -> SparseTransform:
+        """The same as the constructor, for terms that are known to be as it would leave them:
+        distinct, in canonical order, on the CPU. Nothing is checked, sorted or copied."""
+        out = object.__new__(cls)
+        for field, value in (("n", n), ("support", support), ("coefs", coefs)):
+            object.__setattr__(out, field, value)
+        return out
 
     @classmethod
     def from_dict(cls, n: int, terms: Mapping[Sequence[int], float]) -> SparseTransform:
@@ -121,14 +130,7 @@ class SparseTransform:
         Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W), any device.
         Raises: TypeError for another dtype; ValueError for another shape.
         """
-        packed = isinstance(masks, Tensor) and masks.dtype == torch.int64
-        rows = masks if packed else pack(masks)
-        shape = tuple(np.shape(masks))
-        check(
-            len(shape) == 2 and shape[1] == (words(self.n) if packed else self.n),
-            "predict: masks must be bool (T, {}) or packed int64 (T, {}), got shape {}",
-            *(self.n, words(self.n), shape),
-        )
+        rows = pack_batch("predict", masks, self.n)
         out = ops.parity_predict(rows, self.support.to(rows.device), self.coefs.to(rows.device))
         return out.cpu().numpy()
 

@@ -19,12 +19,13 @@ ORDER = [
         "forest",
         "reference",
         "reference_decode",
+        "reference_boost",
         "native",
         "triton_kernels",
         "ops",
     ),
     *("masks", "plan", "evaluate", "alias", "peel", "refine", "shrink", "transform"),
-    *("prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
+    *("tree_dumps", "trees", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
     *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python

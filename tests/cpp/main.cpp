@@ -5,6 +5,7 @@ void test_fwht();
 void test_masks();
 void test_parity();
 void test_threads();
+void test_trees();
 
 int main() {
   test_threads();
@@ -12,5 +13,6 @@ int main() {
   test_masks();
   test_parity();
   test_decode();
+  test_trees();
   std::puts("C++ tests passed");
 }
