@@ -1,5 +1,6 @@
 #include <cstdio>
 
+void test_boost();
 void test_decode();
 void test_fwht();
 void test_masks();
@@ -12,5 +13,6 @@ int main() {
   test_masks();
   test_parity();
   test_decode();
+  test_boost();
   std::puts("C++ tests passed");
 }
