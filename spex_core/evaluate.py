@@ -55,7 +55,7 @@ def evaluate(
             if progress is not None:
                 progress(done, total)
     except (Exception, KeyboardInterrupt) as cause:  # wherever it struck, what was paid for is kept
-        paid, worth = _paid(plan, owed & answers.there[slot], answers.values[slot], known)
+        paid, worth = _paid(plan, answers, slot, owed & answers.there[slot], known)
         interrupted = isinstance(cause, KeyboardInterrupt)
         raise (EvaluationInterrupted if interrupted else EvaluationError)(
             f"evaluation failed after {done} of {total} evaluations "
@@ -74,15 +74,15 @@ class _Answers:
 
     def __init__(self, count: int):
         self.there = np.zeros(count, np.bool_)
-        self.values = np.zeros(count)
+        self.values: np.ndarray | None = None
 
     def put(self, at: np.ndarray, numbers: np.ndarray) -> None:
-        if not self.there.any():
+        if self.values is None:
             self.values = np.zeros((len(self.there), *numbers.shape[1:]))
         check(
             numbers.shape[1:] == self.values.shape[1:],
-            "it must return the same number of outputs each time, {} a mask at first, then {}",
-            *(self.values.shape[1:] or (1,), numbers.shape[1:] or (1,)),
+            "it must return as many outputs as before, shape {}, got shape {}",
+            *((len(numbers), *self.values.shape[1:]), numbers.shape),
         )
         self.values[at] = numbers
         self.there[at] = True
@@ -90,14 +90,19 @@ class _Answers:
 
 def _paid(
     plan: SamplingPlan,
+    answers: _Answers,
+    slot: np.ndarray,
     done: np.ndarray,
-    values: np.ndarray,
     known: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `known` held and what the rows marked done added to it, as masks and values."""
-    masks, numbers = known or (np.zeros((0, plan.n), np.bool_), values[:0])
-    parts = [batch for _, batch in _batches(plan, done, BLOCK)]
-    return np.concatenate([masks, *parts]), np.concatenate([numbers, values[done]])
+    masks, numbers = known or (np.zeros((0, plan.n), np.bool_), np.zeros(0))
+    if not done.any():
+        return masks, numbers
+    fresh, values = [batch for _, batch in _batches(plan, done, BLOCK)], answers.values[slot[done]]
+    if not len(masks):  # whose values have a shape of their own
+        return np.concatenate(fresh), values
+    return np.concatenate([masks, *fresh]), np.concatenate([numbers, values])
 
 
 def _batches(plan: SamplingPlan, owed: np.ndarray, size: int):
@@ -115,10 +120,7 @@ def _batches(plan: SamplingPlan, owed: np.ndarray, size: int):
 def _numbers(answer: object, count: int, many: bool) -> np.ndarray:
     """A value function's answer as float64 (count,) or, if many, (count, q); or a ValueError that
     says what is wrong with it."""
-    if isinstance(answer, Tensor):
-        answer = answer.detach().cpu()
-        answer = answer.numpy() if answer.is_complex() else answer.double().numpy()
-    values = np.asarray(answer)
+    values = _array(answer)
     check(
         _is_per_mask(values.shape, count, many),
         "it must return one number per mask, shape ({},){}, got shape {}",
@@ -134,6 +136,14 @@ def _numbers(answer: object, count: int, many: bool) -> np.ndarray:
         *(values[bad.argmax()], bad.argmax(), bad.sum(), count),
     )
     return values
+
+
+def _array(numbers: object) -> np.ndarray:
+    """A tensor of any kind and device, or what NumPy can make an array of."""
+    if isinstance(numbers, Tensor):
+        numbers = numbers.detach().cpu()
+        numbers = numbers.numpy() if numbers.is_complex() else numbers.double().numpy()
+    return np.asarray(numbers)
 
 
 def _is_per_mask(shape: tuple[int, ...], count: int, many: bool) -> bool:
@@ -152,7 +162,7 @@ def _fill_known(
     theirs = plan.keys(bits.pack(masks))
     at = np.searchsorted(keys, theirs)
     hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == theirs)
-    if hit.any():
+    if len(masks):
         answers.put(at[hit], numbers[hit])
 
 
@@ -165,9 +175,13 @@ def check_samples(
     if dense.dtype != np.bool_:
         raise TypeError(f"{name}: masks must be bool, got {dense.dtype}")
     check(dense.ndim == 2, "{}: masks must have shape (T, n), got {}", name, dense.shape)
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
-    numbers = np.asarray(values, dtype=np.float64)
+    try:
+        numbers = _array(values)
+        if numbers.dtype.kind not in "biufO":
+            raise TypeError(f"got {numbers.dtype}")
+        numbers = numbers.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: values must be real numbers, {error}") from None
     check(
         _is_per_mask(numbers.shape, len(dense), many),
         "{}: values must have shape ({},), one per mask{}, got {}",

@@ -3,6 +3,8 @@ why trees find them."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from .transform import SparseTransform
 
 ENERGY, MOST = 0.95, 1000  # the terms looked at
@@ -21,10 +23,7 @@ def hierarchy_rates(transform: SparseTransform, k: int | None = None) -> dict[st
     Source:  Butler et al. 2025 (ProxySPEX, arXiv 2505.17495), section 3.
     """
     if k is None:
-        largest = sorted((coef**2 for coef in transform.top(MOST).values()), reverse=True)
-        total, held, k = float(transform.coefs.square().sum() - transform.mean**2), 0.0, 0
-        while k < len(largest) and held < ENERGY * total:
-            held, k = held + largest[k], k + 1
+        k = _holding_most(transform)
     there = set(transform.top(k)) | {()}
     climbed = {()}
     direct = 0.0
@@ -37,3 +36,12 @@ def hierarchy_rates(transform: SparseTransform, k: int | None = None) -> dict[st
     if not terms:
         return {"direct subset": 1.0, "staircase": 1.0}
     return {"direct subset": direct / terms, "staircase": (len(climbed) - 1) / terms}
+
+
+def _holding_most(transform: SparseTransform) -> int:
+    """How many of the largest terms hold ENERGY of the variance; MOST at the most."""
+    size = np.sort(np.abs(transform.coefs.numpy()[transform.orders > 0]))[::-1]
+    if not size.any():
+        return 0
+    held = np.cumsum((size / size[0]) ** 2)
+    return min(int(np.searchsorted(held, ENERGY * held[-1])) + 1, MOST)

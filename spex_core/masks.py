@@ -69,13 +69,8 @@ def pack_sets(sets: list[tuple[int, ...]] | list[list[int]], n: int) -> Tensor:
 def pack_rows(features: Tensor, n: int) -> Tensor:
     """Feature sets as rows of int32 (S, t), -1 beyond the last -> packed int64 (S, W)."""
     table = features.numpy()
-    out = np.zeros((len(table), words(n)), np.uint64)
     rows, at = np.nonzero(table >= 0)
-    feature = table[rows, at].astype(np.uint64)
-    np.bitwise_or.at(
-        out, (rows, feature >> np.uint64(6)), np.uint64(1) << (feature & np.uint64(63))
-    )
-    return torch.from_numpy(out.view(np.int64))
+    return from_members(rows, table[rows, at], len(table), n)
 
 
 def unpack_sets(packed: Tensor) -> list[tuple[int, ...]]:
@@ -99,6 +94,16 @@ def members(packed: Tensor) -> tuple[np.ndarray, np.ndarray]:
     )
     pick, bit = np.nonzero(bits)
     return rows[pick], at[pick] * 64 + bit
+
+
+def from_members(rows: np.ndarray, features: np.ndarray, count: int, n: int) -> Tensor:
+    """The inverse of members: (row, feature) pairs in any order -> packed int64 (count, W)."""
+    out = np.zeros((count, words(n)), np.uint64)
+    feature = features.astype(np.uint64)
+    np.bitwise_or.at(
+        out, (rows, feature >> np.uint64(6)), np.uint64(1) << (feature & np.uint64(63))
+    )
+    return torch.from_numpy(out.view(np.int64))
 
 
 def orders(packed: Tensor) -> np.ndarray:

@@ -30,7 +30,7 @@ def peel(
     Returns: packed support int64 (S, W) and coefficients float64 (S,).
     """
     if plan.code is None:  # the whole table: the bins are the spectrum
-        return _spectrum(bins.flatten(), dtype)
+        return beyond_rounding(bins.flatten(), dtype)
     scale = max(float(bins.abs().max()), 1e-100)  # whose square is still a number
     features, coefs = ops.peel(
         bins,
@@ -45,9 +45,13 @@ def peel(
     return bits.pack_rows(features, plan.n), coefs
 
 
-def _spectrum(spectrum: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def beyond_rounding(spectrum: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The coefficients of a full table that are more than rounding: of the transform in float64,
-    and of the values, whose part in each of the 2**n coefficients is smaller by 2**(n / 2)."""
+    and of the values, whose part in each of the 2**n coefficients is smaller by 2**(n / 2).
+
+    Args:    spectrum: float64 (2**n,). dtype: of the values.
+    Returns: packed support int64 (S, 1) and float64 (S,).
+    """
     of_values = ROUNDING[dtype] * float(spectrum.norm()) / len(spectrum) ** 0.5
     floor = 4 * max(ROUNDING[torch.float64] * float(spectrum.abs().max()), of_values)
     support = torch.nonzero(spectrum.abs() > floor).flatten()

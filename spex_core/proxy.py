@@ -4,9 +4,7 @@ their exact spectra, priors mixed as the samples left out of the trees decide, r
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -63,7 +61,7 @@ class ProxyFit:
     """The terms and how they were found.
 
     Attributes:
-        support: packed int64 (S, W), the constant first. coefs: float64 (S,).
+        support: packed int64 (S, W). coefs: float64 (S,).
         r2, r2_linear: on samples left out of the fit, of this kind of fit and of a linear one.
         left_out: how many those are.
         effective: the free terms that the regression amounts to.
@@ -77,10 +75,6 @@ class ProxyFit:
     left_out: int
     effective: float
     note: str
-
-    def scaled(self, unit: float) -> ProxyFit:
-        """The fit of values that are `unit` times as large."""
-        return dataclasses.replace(self, coefs=self.coefs * unit)
 
 
 def fit_default(
@@ -98,9 +92,10 @@ def fit_default(
     Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal. degree: the
           largest order of a term. terms: to fit, at most; None as the recipe says.
     """
-    mean = values.mean(1, keepdim=True)
-    unit = (values - mean).abs().amax(1, keepdim=True)
-    y = (values - mean) / unit
+    mean = torch.tensor([mean_of(row) for row in values], dtype=torch.float64)
+    y = values - mean[:, None]
+    unit = y.abs().amax(1)
+    y = y / unit[:, None]
     fold = folds(len(masks), recipe.folds, seed)
     fits = []
     for i, spectra in enumerate(bag_spectra(masks, y, n, fold, degree, recipe)):
@@ -108,6 +103,11 @@ def fit_default(
         problem = Problem(masks, y[i], fold, spectra, support, row, recipe)
         fits.append(fit_problem(problem, terms, float(mean[i]), float(unit[i])))
     return fits
+
+
+def mean_of(values: Tensor) -> float:
+    """The same bits on any number of threads."""
+    return float(values.numpy().mean())
 
 
 def folds(samples: int, count: int, seed: int) -> np.ndarray:
@@ -167,16 +167,23 @@ class Problem:
     support: Terms
     row: np.ndarray
     recipe: Recipe
+    seen: dict[int | None, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def split(self, k: int, most: int | None = None) -> tuple[Tensor, Tensor]:
-        """Samples outside fold k and in it, at most so many of each."""
+        """Samples outside fold k and in it, at most so many of each, at even distances: they may
+        have come in some order."""
         parts = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
-        return tuple(torch.from_numpy(part[:most]) for part in parts)
+        sizes = (min(len(part), most or len(part)) for part in parts)
+        return tuple(
+            torch.from_numpy(part[np.arange(size) * len(part) // size])
+            for part, size in zip(parts, sizes, strict=True)
+        )
 
-    @functools.cache  # noqa: B019, a Problem lives for one fit
     def priors(self, k: int | None = None) -> dict[str, np.ndarray]:
         """The prior variances by name as the trees outside fold k see them, or all trees."""
-        return prior_variances(self.spectra, k, self.support, self.row)
+        if k not in self.seen:
+            self.seen[k] = prior_variances(self.spectra, k, self.support, self.row)
+        return self.seen[k]
 
     def blend(self, mixture: dict[str, float], k: int | None = None) -> np.ndarray:
         """The mixture of the priors: float64 (S,)."""
@@ -268,7 +275,7 @@ def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) ->
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
     """Squared error of the predictions of `outside` from `inside`, summed, at each of LEVELS."""
-    mean = inside.mean()
+    mean = mean_of(inside)
     duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
     with one_thread():
         fit = covariance[len(inside) :] @ duals + mean
@@ -297,9 +304,10 @@ def with_constant(terms: Terms, variance: np.ndarray) -> tuple[Tensor, Tensor]:
 
 def without_dust(support: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
     """The constant, which comes first, and all terms but the least that hold DUST of the energy."""
-    energy, order = coefs[1:].square().sort()
+    energy, order = coefs[1:].square().sort(stable=True)
+    held = energy.cumsum(0)
     keep = torch.ones(len(coefs), dtype=torch.bool)
-    keep[1 + order[energy.cumsum(0) <= DUST * energy.sum()]] = False
+    keep[1 + order[held <= DUST * held[-1:]]] = False
     return support[keep], coefs[keep]
 
 
@@ -313,6 +321,6 @@ def predict(
 ) -> np.ndarray:
     """The ridge regression on some samples, at others."""
     support, variances = with_constant(terms, variance)
-    mean = problem.values[inside].mean()
+    mean = mean_of(problem.values[inside])
     fit = ridge(problem.masks[inside], problem.values[inside] - mean, support, variances, level)
     return (ops.parity_predict(problem.masks[outside], support, fit.coefs) + mean).numpy()

@@ -102,16 +102,18 @@ def _cut(forest: ops.Boosted, fit: int, trees: int, n: int) -> Tensor:
     roots = forest.roots[forest.group == fit][:trees]
     nodes = forest.feature, forest.absent, forest.present, forest.value
     support, coefs = ops.tree_fourier(roots, *nodes, n)
-    coefs = coefs[:, 0]
     varying = (support != 0).any(1)
-    coefs[~varying] += forest.bias[fit]
-    energy = coefs[varying].square().sort(descending=True).values
-    held = energy.cumsum(0) >= ENERGY * energy.sum()
-    after = int(held.long().argmax()) + 1 if len(energy) else 0
-    keep = coefs.square() > energy[after] if after < len(energy) else torch.ones_like(varying)
-    if not keep.any():  # no tree has split: the constant alone
-        return torch.zeros(1, support.shape[1], dtype=torch.int64)
-    return support[keep]
+    constant = coefs[~varying, 0].sum() + forest.bias[fit]  # no term where it is exactly zero
+    support, coefs = support[varying], coefs[varying, 0]
+    energy, zero = coefs.square(), torch.zeros(1, support.shape[1], dtype=torch.int64)
+    if not len(coefs):  # no tree has split
+        return zero
+    largest = energy.sort(descending=True).values
+    held = largest.cumsum(0)
+    after = int((held >= ENERGY * held[-1]).long().argmax()) + 1
+    least = float(largest[after]) if after < len(largest) else -1.0
+    support = support[energy > least]
+    return torch.cat([zero, support]) if constant.square() > least or not len(support) else support
 
 
 def _single_features(n: int) -> Tensor:

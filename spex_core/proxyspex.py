@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
+from . import ops
 from .backend import pick
 from .errors import check, check_int
 from .evaluate import Progress, ValueFunction, check_samples, evaluate
 from .explanation import Explanation, Report
 from .hierarchy import hierarchy_rates
+from .peel import beyond_rounding
 from .plan import plan_uniform
 from .proxy import ProxyFit, fit_default
 from .proxy_paper import fit_paper
-from .spex import Clock, feature_names
+from .samples import Samples, distinct, varying
+from .spex import Clock, feature_names, with_constant
 from .transform import SparseTransform
 
 LEAST = 8  # samples
@@ -50,7 +53,7 @@ def proxyspex(
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs.
         n: features; or `features`, their names, which results then use.
-        budget: the most evaluations, at least 8; all are distinct.
+        budget: the most evaluations, at least 8 (2**n for n <= 2); all are distinct.
         preset: "default" or "paper".
         degree: the largest order of a term, 1 to 16, which is the depth of the trees.
         terms: Fourier terms to fit at most, beside the constant; by default half the samples, from
@@ -70,7 +73,7 @@ def proxyspex(
         raise TypeError(f"proxyspex: f must be callable, got {type(f).__name__}")
     names = feature_names("proxyspex", n, features)
     n = len(names)
-    budget = check_int("proxyspex: budget", budget, min(LEAST, 1 << min(n, 3)))
+    budget = check_int("proxyspex: budget", budget, least_masks(n))
     options = _check_options("proxyspex", preset, degree, terms, seed)
     batch_size = check_int("proxyspex: batch_size", batch_size, 1)
     clock = Clock()
@@ -99,9 +102,10 @@ def fit(
 
     A mask that comes more than once counts once, with the mean of its values; where they differ the
     report says so. So it does where the masks are not uniform (then R2 is for masks of their kind)
-    and where a feature never varies (then no term has it).
+    and where a feature never varies (then no term has it). All 2**n masks give the exact result.
 
-    Args:    masks: bool (T, n), T >= 8 distinct ones. values: (T,), or (T, q) for q outputs.
+    Args:    masks: bool (T, n), at least 8 distinct ones (2**n for n <= 2). values: (T,), or (T, q)
+             for q outputs.
              algorithm: "proxyspex", the one for uniform masks. The others: as in proxyspex().
     Returns: an Explanation; for values (T, q) a list of q.
     Raises:  TypeError, ValueError.
@@ -155,24 +159,22 @@ def _explain(
     used: int,
 ) -> Explanation | list[Explanation]:
     """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output."""
-    n, warnings = len(names), []
+    n = len(names)
     with clock("plan"):
-        masks, columns = _merge(masks, values if values.ndim == 2 else values[:, None], warnings)
-    whole = n <= 24 and len(masks) == 1 << n
-    check(
-        whole or len(masks) >= LEAST,
-        "{}: masks must be at least {} different ones, got {}",
-        *(where, LEAST, len(masks)),
-    )
+        samples = distinct(masks, values, n)
+        least = least_masks(n)
+        check(
+            len(samples.masks) >= least,
+            "{}: masks must be at least {} different ones, got {}",
+            *(where, least, len(samples.masks)),
+        )
+        samples = varying(samples)
     with clock("fit"):
-        if whole:
-            fits = [_whole_table(masks, y) for y in columns.T]
-        else:
-            warnings += _about_masks(masks, n)
-            fits = _fit_outputs(masks, columns, n, preset, degree, terms, seed)
+        fits = _fit_outputs(samples, preset, degree, terms, seed)
     out = []
-    for found in fits:
-        transform = SparseTransform(n, found.support, found.coefs)
+    for found, power in zip(fits, samples.powers, strict=True):
+        coefs = torch.from_numpy(np.ldexp(found.coefs.numpy(), power))
+        transform = SparseTransform(n, samples.widened(found.support), coefs)
         report = Report(
             algorithm="proxyspex",
             preset=preset,
@@ -180,10 +182,10 @@ def _explain(
             device="cpu",
             seed=seed,
             n=n,
-            degree=n if whole else degree,
+            degree=len(samples.features) if samples.whole else degree,
             budget=budget,
             used=used,
-            unique=len(masks),
+            unique=len(samples.masks),
             left_out=found.left_out,
             r2=found.r2,
             r2_linear=found.r2_linear,
@@ -191,98 +193,62 @@ def _explain(
             effective_terms=found.effective,
             energy_by_order=transform.energy_by_order(),
             hierarchy=hierarchy_rates(transform),
-            plan=f"{len(masks):,} masks; {found.note}",
+            plan=f"{len(samples.masks):,} masks; {found.note}",
             seconds=dict(clock.seconds),
-            warnings=list(warnings),
+            warnings=samples.warnings + _about_fit(found),
         )
         out.append(Explanation(transform, names, report))
     return out if values.ndim == 2 else out[0]
 
 
-def _merge(masks: Tensor, values: Tensor, warnings: list[str]) -> tuple[Tensor, Tensor]:
-    """Each distinct mask once, in the order of its first appearance, with the mean of its values
-    (T, q)."""
-    table = masks.numpy()
-    _, first, slot, count = np.unique(
-        table, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
-    if len(first) == len(table):
-        return masks, values
-    slot = slot.reshape(-1)
-    differ = np.abs(values.numpy() - values.numpy()[first[slot]]).max(1) > 0
-    if differ.any():
-        several = len(np.unique(slot[differ]))
-        warnings.append(
-            f"{several:,} masks come more than once with different values: their means are fitted"
-        )
-    order = np.argsort(first)
-    sums = np.zeros((len(first), values.shape[1]))
-    np.add.at(sums, slot, values.numpy() / count[slot][:, None])
-    return masks[torch.from_numpy(first[order])], torch.from_numpy(sums[order])
+def least_masks(n: int) -> int:
+    """The fewest masks to fit, all of them where there are no more."""
+    return min(LEAST, 1 << min(n, 3))
 
 
-def _about_masks(masks: Tensor, n: int) -> list[str]:
-    """What the user should know of masks that are not uniform."""
-    share = _shares(masks, n)
-    out = []
-    if len(never := np.flatnonzero((share == 0) | (share == 1))):
-        few = ", ".join(map(str, never[:5])) + (", ..." if len(never) > 5 else "")
-        out.append(f"{len(never):,} features never vary ({few}): what they do cannot be seen")
-    varying = share[(share > 0) & (share < 1)]
-    excess = float((4 * len(masks) * (varying - 0.5) ** 2).sum())  # about chi-squared
-    if excess > len(varying) + 6 * np.sqrt(2 * max(len(varying), 1)):
-        out.append(
-            f"the masks are not uniform (features are kept with probability {varying.min():.2f} to "
-            f"{varying.max():.2f}): R2 is for masks like them"
-        )
-    return out
-
-
-def _shares(masks: Tensor, n: int) -> np.ndarray:
-    """The share of the masks that have each feature: float64 (n,)."""
-    rows = max(1, (1 << 24) // n)
-    total = np.zeros(n)
-    for start in range(0, len(masks), rows):
-        total += bits.unpack(masks[start : start + rows], n).sum(0)
-    return total / len(masks)
+def _about_fit(found: ProxyFit) -> list[str]:
+    """What the user should know of a result; the default preset takes the better fit by itself."""
+    if found.r2_linear <= found.r2:
+        return []
+    return [
+        f"a linear fit on the same samples does better (R2 {found.r2_linear:.3f} against "
+        f"{found.r2:.3f}): ask for preset='default', or for more evaluations"
+    ]
 
 
 def _fit_outputs(
-    masks: Tensor,
-    columns: Tensor,
-    n: int,
-    preset: str,
-    degree: int,
-    terms: int | None,
-    seed: int,
+    samples: Samples, preset: str, degree: int, terms: int | None, seed: int
 ) -> list[ProxyFit]:
-    """One fit a column of values (T, q); those that are all equal need none."""
-    unit = columns.abs().amax(0)
-    scaled = columns / torch.where(unit > 0, unit, 1.0)
-    varies = (scaled != scaled[0]).any(0)
-    if preset == "paper":
-        fits = fit_paper(masks, scaled.T[varies], n, degree=degree)
-    else:
-        fits = fit_default(masks, scaled.T[varies], n, degree=degree, terms=terms, seed=seed)
-    found = iter(fits)
-    out = []
-    for i in range(columns.shape[1]):
-        one = next(found) if varies[i] else _constant(masks, scaled[0, i])
-        out.append(one.scaled(float(unit[i])))
+    """One fit an output; values that are all equal need none."""
+    masks, values, n = samples.masks, samples.values, len(samples.features)
+    if samples.whole:
+        return [_whole_table(masks, y, n) for y in values]
+    out = [_constant(masks, float(y[0])) for y in values]
+    if len(varies := (values != values[:, :1]).any(1).nonzero()[:, 0]):
+        if preset == "paper":
+            fits = fit_paper(masks, values[varies], n, degree=degree)
+        else:
+            fits = fit_default(masks, values[varies], n, degree=degree, terms=terms, seed=seed)
+        for i, found in zip(varies.tolist(), fits, strict=True):
+            out[i] = found
     return out
 
 
-def _constant(masks: Tensor, value: Tensor) -> ProxyFit:
+def _constant(masks: Tensor, value: float) -> ProxyFit:
+    """Any mask left out, the others predict it."""
     support = torch.zeros(1, masks.shape[1], dtype=torch.int64)
-    return ProxyFit(support, value.reshape(1), 1.0, 1.0, 0, 1.0, "all values are equal")
+    coefs = torch.tensor([value], dtype=torch.float64)
+    return ProxyFit(support, coefs, 1.0, 1.0, len(masks), 1.0, "all values are equal")
 
 
-def _whole_table(masks: Tensor, y: Tensor) -> ProxyFit:
-    """All 2**n masks: the exact spectrum, and what its linear part explains."""
+def _whole_table(masks: Tensor, y: Tensor, n: int) -> ProxyFit:
+    """All 2**n masks: the exact spectrum but for rounding, and what its linear part explains."""
     table = torch.empty_like(y)
     table[masks[:, 0]] = y
-    exact = SparseTransform.from_table(table)
-    energy = exact.energy_by_order()
+    single = bool((table == table.float()).all())  # f answered in float32
+    spectrum = ops.fwht(table) / len(table)
+    support, coefs = beyond_rounding(spectrum, torch.float32 if single else torch.float64)
+    support, coefs = with_constant(support, coefs, n)
+    energy = SparseTransform(n, support, coefs).energy_by_order()
     linear = energy.get(1, 0.0) if energy else 1.0
-    size = float(len(exact))
-    return ProxyFit(exact.support, exact.coefs, 1.0, linear, 0, size, "the whole table")
+    return ProxyFit(support, coefs, 1.0, linear, 0, float(len(coefs)), "the whole table")

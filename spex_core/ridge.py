@@ -156,13 +156,13 @@ def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
     By Lanczos tridiagonalisation from the values: after it a level costs next to nothing. At most
     48 steps; a level too small for them is solved as if it were larger.
     """
-    size = values.norm()
-    if size == 0:
-        return torch.zeros(len(values), len(levels), dtype=torch.float64)
     basis = torch.zeros(min(LANCZOS, len(values)), len(values), dtype=torch.float64)
     alpha, beta = [], []
-    vector = values / size
     with one_thread():
+        size = values.norm()
+        if size == 0:
+            return torch.zeros(len(values), len(levels), dtype=torch.float64)
+        vector = values / size
         for i in range(len(basis)):
             basis[i] = vector
             vector = covariance @ vector

@@ -5,6 +5,7 @@ NumPy alone, one term at a time: an oracle that shares no code with the package.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,3 +66,23 @@ def worst(truth: Terms, found: Terms) -> float:
     if truth.keys() != found.keys():
         return np.inf
     return max(abs(found[k] - coef) / abs(coef) for k, coef in truth.items())
+
+
+def plant_products(
+    n: int, products: int, degree: int, *, seed: int, snr: float | None = None
+) -> Planted:
+    """A sum of products of 1 to `degree` features, variance 1: a spectrum with every subset of each
+    of its sets, as trees need it. snr: as in plant."""
+    rng = np.random.default_rng([seed, n, products, degree])
+    terms: Terms = {}
+    for i in range(products):
+        order = 1 + i % min(degree, n)
+        features = sorted(rng.choice(n, order, replace=False).tolist())
+        weight = rng.choice([-1.0, 1.0]) * rng.uniform(1.0, 2.0)
+        for size in range(order + 1):  # the product of all (1 - (-1)**m_i) / 2
+            for k in itertools.combinations(features, size):
+                terms[k] = terms.get(k, 0.0) + weight * (-1) ** size / 2**order
+    unit = np.sqrt(sum(coef**2 for k, coef in terms.items() if k))
+    scaled = {k: coef / unit for k, coef in terms.items() if coef}
+    sigma = 0.0 if snr is None else 10 ** (-snr / 20)
+    return Planted(n, scaled, sigma, np.random.default_rng([seed, 99]))

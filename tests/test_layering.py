@@ -25,7 +25,7 @@ ORDER = [
         "ops",
     ),
     *("masks", "plan", "evaluate", "alias", "peel", "refine", "shrink", "transform"),
-    *("tree_dumps", "trees", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
+    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
     *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
