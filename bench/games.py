@@ -16,7 +16,10 @@ import numpy as np
 FOLDER = Path(os.environ.get("SPEX_GAMES", Path(__file__).parents[2] / "shared" / "games"))
 BLOCK = 4096  # masks at a time, for those that make large intermediates
 
+MOST_FIT, MOST_TEST = 3000, 4000
+
 Function = Callable[[np.ndarray], np.ndarray]
+Samples = tuple[np.ndarray, np.ndarray]  # bool (T, n) masks and their values
 
 
 def names() -> list[str]:
@@ -34,6 +37,33 @@ def load(name: str) -> tuple[int, Function | None]:
         return n, lambda x: table[np.asarray(x, np.int64) @ (1 << np.arange(n))]
     make = {"mlp": mlp, "forest": forest, "knn": knn, "ridge": ridge}.get(meta.get("callable"))
     return n, make and blockwise(make, z)
+
+
+def samples(name: str, seed: int) -> tuple[int, Samples, Samples]:
+    """n, up to 3,000 (masks, values) to fit in an order that the seed shuffles, of which any first
+    part may be taken, and those to test on.
+
+    Of a table three quarters of the masks at most are to fit, and up to 4,000 of the rest to test.
+    """
+    with np.load(FOLDER / f"{name}.npz") as file:
+        z = dict(file)
+    n = int(z["n"])
+    rng = np.random.default_rng(seed)
+    if json.loads(str(z["meta"]))["kind"] == "full":
+        order, table = rng.permutation(1 << n), z["values"].astype(float)
+        fit = min(MOST_FIT, 3 << n - 2)
+        parts = order[:fit], order[fit:][:MOST_TEST]
+        return n, *(
+            ((part[:, None] >> np.arange(n) & 1).astype(bool), table[part]) for part in parts
+        )
+    masks = {
+        part: np.unpackbits(z[f"{part}_masks"], axis=1, count=n, bitorder="little").astype(bool)
+        for part in ("train", "test")
+    }
+    values = z["train_values"].astype(float)
+    order = rng.permutation(len(values))[:MOST_FIT]
+    test = masks["test"], z["test_values"].astype(float)
+    return n, (masks["train"][order], values[order]), test
 
 
 def blockwise(make: Callable, z: dict[str, np.ndarray]) -> Function:

@@ -7,6 +7,7 @@ of one seed share it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,29 @@ class Planted:
                 odd ^= present[feature]
             out += np.where(odd, -coef, coef)
         return out
+
+
+def hierarchical(
+    n: int, count: int, degree: int, *, snr: float | None = None, seed: int = 0
+) -> Planted:
+    """A function of variance 1 whose terms come with most of their subsets: `count` terms and a
+    constant of 1, coefficients halved with each order, features of very different popularity."""
+    rng = np.random.default_rng([seed, n, count, degree])
+    weight = rng.permutation(np.arange(1, n + 1) ** -0.5)
+    sets: dict[tuple[int, ...], None] = {}
+    while len(sets) < count:
+        order = 1 + int(rng.binomial(degree - 1, 0.4))
+        top = sorted(rng.choice(n, order, replace=False, p=weight / weight.sum()).tolist())
+        for size in range(1, order + 1):
+            for subset in itertools.combinations(top, size):
+                if len(sets) < count and (size == order or rng.random() < 0.8):
+                    sets[subset] = None
+    decay = np.array([0.5 ** (len(term) - 1) for term in sets])
+    coefs = rng.choice([-1.0, 1.0], count) * rng.uniform(0.5, 1.5, count) * decay
+    coefs /= np.linalg.norm(coefs)
+    terms = {(): 1.0} | dict(zip(sets, coefs.tolist(), strict=True))
+    sigma = 0.0 if snr is None else 10 ** (-snr / 20)
+    return Planted(n, terms, sigma, np.random.default_rng([seed, 99]))
 
 
 def planted(n: int, count: int, degree: int, *, snr: float | None = None, seed: int = 0) -> Planted:

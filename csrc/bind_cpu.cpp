@@ -1,5 +1,5 @@
 // The Python face of the CPU kernels: raw addresses and sizes in, nothing checked, nothing
-// allocated. spex_core/native.py is its only caller and holds the tensors alive. The GIL is
+// allocated but a TreeSpectrum, whose size is known last. spex_core/native.py is its only caller and holds the tensors alive. The GIL is
 // released throughout.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

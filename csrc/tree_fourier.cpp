@@ -98,6 +98,7 @@ class Spectrum : public TreeSpectrum {
     parallel_for(ceil_div(size(), kWriteRows), threads, [&](int64_t block) {
       const int64_t end = std::min(size(), (block + 1) * kWriteRows);
       for (int64_t i = block * kWriteRows; i < end; ++i) {
+        if (i + 16 < size()) __builtin_prefetch(rows_[i + 16].coefs);
         uint64_t* out = support + i * words;
         std::fill(out, out + words, 0);
         for_each_digit(rows_[i].key, shape_, [&](uint64_t digit) {
@@ -184,39 +185,41 @@ class Spectrum : public TreeSpectrum {
       }
   }
 
+  // The squared norms of the terms, scaled by a power of two so that none leaves the range of
+  // numbers.
+  std::vector<double> norms() const {
+    double most = 0;
+    for_each_term([&](const SetKey<kWords>&, const double* coefs) {
+      for (int g = 0; g < groups_; ++g) most = std::max(most, std::abs(coefs[g]));
+    });
+    const double scale = std::ldexp(1.0, -std::max(std::ilogb(most), -1000));
+    std::vector<double> out;
+    for_each_term([&](const SetKey<kWords>&, const double* coefs) {
+      double sum = 0;
+      for (int g = 0; g < groups_; ++g) sum += (coefs[g] * scale) * (coefs[g] * scale);
+      out.push_back(sum);
+    });
+    return out;
+  }
+
   // rows_: all terms, or where they are more than `limit` the largest, and of those as large as the
   // smallest of these the first in canonical order.
   void collect(int64_t limit) {
-    int64_t terms = 0;
-    double most = 0;
-    for_each_term([&](const SetKey<kWords>&, const double* coefs) {
-      ++terms;
-      for (int g = 0; g < groups_; ++g) most = std::max(most, std::abs(coefs[g]));
-    });
-    if (limit < 0 || terms <= limit) {
-      rows_.reserve(terms);
+    const std::vector<double> norm = limit < 0 ? std::vector<double>() : norms();
+    if (limit < 0 || limit >= static_cast<int64_t>(norm.size())) {
       for_each_term(
           [&](const SetKey<kWords>& key, const double* coefs) { rows_.push_back({key, coefs}); });
       return;
     }
     if (limit == 0) return;
-    // Scaled by a power of two, so that no square leaves the range of numbers.
-    const double scale = std::ldexp(1.0, -std::max(std::ilogb(most), -1000));
-    std::vector<double> norms;
-    norms.reserve(terms);
-    for_each_term([&](const SetKey<kWords>&, const double* coefs) {
-      double sum = 0;
-      for (int g = 0; g < groups_; ++g) sum += (coefs[g] * scale) * (coefs[g] * scale);
-      norms.push_back(sum);
-    });
-    std::vector<double> ranked = norms;
+    std::vector<double> ranked = norm;
     std::nth_element(ranked.begin(), ranked.begin() + limit - 1, ranked.end(), std::greater<>());
     const double least = ranked[limit - 1];
     std::vector<Row> equal;
-    auto norm = norms.begin();
+    auto next = norm.begin();
     for_each_term([&](const SetKey<kWords>& key, const double* coefs) {
-      if (*norm >= least) (*norm > least ? rows_ : equal).push_back({key, coefs});
-      ++norm;
+      if (*next >= least) (*next > least ? rows_ : equal).push_back({key, coefs});
+      ++next;
     });
     std::sort(equal.begin(), equal.end(),
               [](const Row& a, const Row& b) { return less(a.key, b.key); });

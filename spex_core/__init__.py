@@ -1,5 +1,5 @@
-"""SPEX: the interactions that drive a model, found by ablation and sparse Walsh-Fourier
-transforms."""
+"""SPEX and ProxySPEX: the interactions that drive a model, found by ablation and sparse
+Walsh-Fourier transforms."""
 
 from .errors import (
     BackendUnavailable,

@@ -17,9 +17,12 @@ from . import backend
 from .errors import EvaluationError, MissingExtra, SpexError, check, check_int
 
 if TYPE_CHECKING:
+    from .compare import Recorder
+    from .explanation import Explanation
     from .values.text import TextSimilarity
 
 QUESTION = "Which needle was used to sample the breast mass?"
+BUDGETS = {"proxyspex": 2000, "spex": 5000}  # unless --budget or --compare says otherwise
 Progress = Callable[[int, int], None]
 
 
@@ -43,31 +46,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explain(args: argparse.Namespace) -> None:
-    """`spex explain`: read the passage, ask the model, save the explanation, print it."""
+    """`spex explain`: read the passage, ask the model, save the explanation, print it; then, unless
+    told otherwise, what SPEX makes of the same passage."""
     check_int("--top", args.top, 0)
+    check_int("--compare", args.compare, 0)
     check(args.out.suffix == ".npz", "--out must end in .npz, got {}", args.out)
     check(os.access(args.out.parent, os.W_OK), "--out must be in a writable folder: {}", args.out)
-    f = _value_function(args)
-    _check_index(args, f.n)
-    print(_passage_lines(f, args), flush=True)
+    text = _value_function(args)
+    _check_index(args, text.n)
+    print(_passage_lines(text, args), flush=True)
+    from .compare import Recorder
+
+    f = Recorder(text)
+    ex = _run(f, text.features, args)
+    ex.save(args.out)
+    print(_top_lines(ex.interactions(args.index, order=args.order), text.features, args))
+    print(f"\n{ex.report}\n")
+    print(_time_line(ex.report.seconds))
+    print(f"result: {args.out}", flush=True)
+    if args.algorithm == "proxyspex" and args.compare:
+        print(_comparison_lines(f, ex, args))
+
+
+def _run(f: Recorder, features: Sequence[str], args: argparse.Namespace) -> Explanation:
+    """The algorithm asked for, on all it needs to know."""
+    from .proxyspex import proxyspex
     from .spex import spex
 
+    algorithm, own = (
+        (spex, {"decoder": args.decoder})
+        if args.algorithm == "spex"
+        else (proxyspex, {"preset": args.preset})
+    )
     with _progress(args.quiet) as progress:
-        ex = spex(
+        return algorithm(
             f,
-            features=f.features,
-            budget=args.budget,
+            features=features,
+            budget=BUDGETS[args.algorithm] if args.budget is None else args.budget,
             degree=args.degree,
-            decoder=args.decoder,
             seed=args.seed,
             batch_size=args.batch_size,
             progress=progress,
+            **own,
         )
-    ex.save(args.out)
-    print(_top_lines(ex.interactions(args.index, order=args.order), f.features, args))
-    print(f"\n{ex.report}\n")
-    print(_time_line(ex.report.seconds))
-    print(f"result: {args.out}")
 
 
 # ---- Input ---------------------------------------------------------------------------------------
@@ -201,7 +222,20 @@ def _time_line(seconds: dict[str, float]) -> str:
     model, total = seconds["evaluate"], sum(seconds.values())
     share = 100 * model / total if total else 0.0
     rest = total - model
-    return f"time:   model {model:.2f} s ({share:.1f} %), decoder and all else {rest:.2f} s"
+    return f"time:   model {model:.2f} s ({share:.1f} %), all else {rest:.2f} s"
+
+
+def _comparison_lines(f: Recorder, ex: Explanation, args: argparse.Namespace) -> str:
+    """SPEX beside `ex`, as a small table; or, where it cannot run at that budget, why."""
+    from .compare import compare, rival_plan
+
+    try:
+        plan = rival_plan(ex, args.compare, args.degree)
+    except ValueError as error:
+        return f"\nno comparison with SPEX: {error} (--compare {args.compare})"
+    with _progress(args.quiet) as progress:
+        options = {"decoder": args.decoder, "batch_size": args.batch_size, "progress": progress}
+        return f"\n{compare(f, ex, plan, **options)}"
 
 
 # ---- Options -------------------------------------------------------------------------------------
@@ -249,9 +283,22 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
 
 def _add_algorithm(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--algorithm", choices=["spex"], default="spex", help="how to find the interactions")
-    add("--decoder", choices=["soft", "hard"], default="soft", help="of the BCH code")
-    add("--budget", type=int, default=5000, help="masks that the model may be asked at most")
+    add("--algorithm", choices=list(BUDGETS), default="proxyspex", help="finds the interactions")
+    add(
+        "--budget",
+        type=int,
+        help="masks that the model may be asked at most; else "
+        + ", ".join(f"{budget} for {name}" for name, budget in BUDGETS.items()),
+    )
+    add(
+        "--compare",
+        type=int,
+        metavar="BUDGET",
+        default=BUDGETS["spex"],
+        help="with proxyspex: masks for SPEX on the same text, shown beside it; 0 for none",
+    )
+    add("--preset", choices=["default", "paper"], default="default", help="of proxyspex")
+    add("--decoder", choices=["soft", "hard"], default="soft", help="of spex, for its BCH code")
     add("--degree", type=int, default=5, help="most features in one Fourier term")
     add("--seed", type=int, default=0, help="of the masks; same seed, same result")
     add("--batch-size", type=int, default=512, help="masks between two steps of progress")

@@ -448,7 +448,7 @@ def tree_fourier(
              number of threads.
     Cost:    a tree with d different features on each path has at most 4**d terms and in general far
              fewer (342 where d = 5); time is linear in their sum over the trees, on cpu some 20 ns
-             each. Memory: about 24 + 8 groups bytes for each distinct term before the limit, and
+             each. Memory: some 60 + 16 groups bytes for each distinct term before the limit, and
              the result, 8 (W + groups) bytes for each after it.
     Source:  Gorji, Amrollahi and Krause 2024 (arXiv 2410.06300), the recursion.
     """

@@ -222,7 +222,8 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     support, coefs = without_dust(support, fit.coefs * unit)
     coefs[0] += mean
     better = max(score, score_linear)
-    return ProxyFit(support, coefs, better, score_linear, len(truth), fit.effective, note)
+    effective = min(fit.effective, float(len(coefs)))  # none of it in the dust
+    return ProxyFit(support, coefs, better, score_linear, len(truth), effective, note)
 
 
 def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:

@@ -140,5 +140,6 @@ def tree_fourier(
         terms = sorted(terms[:limit], key=canonical)
     width = -(-n // 64)
     packed = np.frombuffer(b"".join(k.to_bytes(8 * width, "little") for k in terms), "<i8")
-    coefs = torch.tensor([total[k] for k in terms], dtype=torch.float64)
-    return torch.tensor(packed).reshape(-1, width), coefs.reshape(-1, groups)
+    support = torch.tensor(packed, device=roots.device).reshape(-1, width)
+    rows = [total[k] for k in terms]
+    return support, support.new_tensor(rows, dtype=torch.float64).reshape(-1, groups)

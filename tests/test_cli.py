@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import spex_core
-from spex_core import backend, cli
+from spex_core import backend, cli, compare
 from spex_core.errors import EvaluationError
 from spex_core.values.text import TextSimilarity
 
@@ -30,15 +30,19 @@ QUESTION = "How are cells taken from a lump?"
 
 
 class FakeExplanation:
-    """Looks like what spex() returns; its interactions are fixed."""
+    """Looks like what proxyspex() and spex() return; its interactions are fixed."""
 
-    def __init__(self, n):
-        self.n, self.saved = n, None
-        self.report = types.SimpleNamespace(seconds={"plan": 0.5, "evaluate": 9.0, "peel": 0.5})
+    def __init__(self, n, seed):
+        self.saved = None
+        self.transform = types.SimpleNamespace(n=n)
+        self.report = types.SimpleNamespace(
+            seconds={"plan": 0.5, "evaluate": 9.0, "fit": 0.5}, seed=seed
+        )
 
     def interactions(self, index, order):
         self.asked = index, order
-        return {(0, 2): 0.5, (1,): -0.25, (self.n - 1,): 0.125, (): 0.0625}
+        last = self.transform.n - 1
+        return {(0, 2): 0.5, (1,): -0.25, (last,): 0.125, (): 0.0625}
 
     def save(self, path):
         self.saved = path
@@ -47,21 +51,34 @@ class FakeExplanation:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """spex() replaced by a recorder that asks for three masks and returns a FakeExplanation."""
-    record = types.SimpleNamespace(error=None)
+    """Both algorithms replaced by recorders that ask for three masks and return a FakeExplanation,
+    and the comparison by one that asks for one more."""
+    record = types.SimpleNamespace(error=None, compare_error=None, compared=None)
 
-    def spex(f, *, progress, **options):
-        record.options = options
-        if record.error is not None:
-            raise record.error
-        for done in (1, 2, 3):
-            record.values = f(np.ones((1, f.n), dtype=bool))
-            if progress is not None:
-                progress(done, 3)
-        record.result = FakeExplanation(f.n)
-        return record.result
+    def algorithm(name):
+        def run(f, *, progress, **options):
+            record.algorithm, record.options = name, options
+            if record.error is not None:
+                raise record.error
+            for done in (1, 2, 3):
+                record.values = f(np.ones((1, f.f.n), dtype=bool))
+                if progress is not None:
+                    progress(done, 3)
+            record.result = FakeExplanation(f.f.n, options["seed"])
+            return record.result
 
-    monkeypatch.setitem(sys.modules, "spex_core.spex", types.SimpleNamespace(spex=spex))
+        return types.SimpleNamespace(**{name: run})
+
+    def compared(f, found, plan, *, progress, **options):
+        record.compared = found, plan, options
+        record.masks_before = len(f.known[0])
+        if record.compare_error is not None:
+            raise record.compare_error
+        return "both of them"
+
+    for name in ("spex", "proxyspex"):
+        monkeypatch.setitem(sys.modules, f"spex_core.{name}", algorithm(name))
+    monkeypatch.setattr(compare, "compare", compared)
     return record
 
 
@@ -106,7 +123,7 @@ def test_every_option_has_help(capsys):
     shown = capsys.readouterr().out
     (commands,) = (a for a in cli._parser()._actions if a.dest == "command")
     options = commands.choices["explain"]._actions
-    assert {"--text", "--algorithm", "--budget", "--index", "--order", "--seed", "--out"} <= {
+    assert {"--text", "--algorithm", "--budget", "--compare", "--preset", "--out"} <= {
         action.option_strings[-1] for action in options
     }
     for action in options:
@@ -114,14 +131,14 @@ def test_every_option_has_help(capsys):
         assert action.option_strings[-1] in shown
 
 
-def test_the_options_reach_spex_and_the_words_come_back(run, fake, tmp_path):
+def test_the_options_reach_proxyspex_and_the_words_come_back(run, fake, tmp_path):
     code, out, _ = run(
-        *("--quiet",), unit="sentences", budget=77, degree=3, decoder="hard", seed=5, batch_size=9,
-        index="FSII", order=2, top=2,
+        *("--quiet",), unit="sentences", budget=77, degree=3, preset="paper", seed=5, batch_size=9,
+        index="FSII", order=2, top=2, compare=0,
     )  # fmt: skip
-    assert code == 0
+    assert (code, fake.algorithm) == (0, "proxyspex")
     assert fake.options == {
-        "features": SENTENCES, "budget": 77, "degree": 3, "decoder": "hard", "seed": 5,
+        "features": SENTENCES, "budget": 77, "degree": 3, "preset": "paper", "seed": 5,
         "batch_size": 9,
     }  # fmt: skip
     assert fake.result.asked == ("FSII", 2)
@@ -132,8 +149,59 @@ def test_the_options_reach_spex_and_the_words_come_back(run, fake, tmp_path):
     assert "+0.1250" not in out  # top=2
     assert "baseline +0.0625" in out
     assert str(fake.result.report) in out
-    assert "model 9.00 s (90.0 %), decoder and all else 1.00 s" in out
-    assert f"result: {tmp_path / 'out.npz'}" in out
+    assert "model 9.00 s (90.0 %), all else 1.00 s" in out
+    assert out.endswith(f"result: {tmp_path / 'out.npz'}\n")
+    assert fake.compared is None
+
+
+def test_the_options_reach_spex(run, fake):
+    code, out, _ = run("--quiet", algorithm="spex", budget=77, degree=3, decoder="hard", seed=5)
+    assert (code, fake.algorithm) == (0, "spex")
+    assert {k: v for k, v in fake.options.items() if k != "features"} == {
+        "budget": 77, "degree": 3, "decoder": "hard", "seed": 5, "batch_size": 512,
+    }  # fmt: skip
+    assert fake.compared is None
+    assert "both of them" not in out
+
+
+@pytest.mark.parametrize(("algorithm", "budget"), [("proxyspex", 2000), ("spex", 5000)])
+def test_each_algorithm_has_a_budget_of_its_own(run, fake, algorithm, budget):
+    run("--quiet", algorithm=algorithm)
+    assert fake.options["budget"] == budget
+
+
+def test_spex_is_compared_on_new_masks_after_the_result_is_saved(run, fake, tmp_path):
+    code, out, _ = run("--quiet", seed=4, degree=3, decoder="hard", batch_size=9, compare=1500)
+    assert code == 0
+    assert out.endswith("out.npz\n\nboth of them\n")
+    found, plan, options = fake.compared
+    assert found is fake.result
+    assert found.saved == tmp_path / "out.npz"
+    assert (plan.n, plan.budget, plan.degree, plan.seed) == (35, 1500, 3, 5)
+    assert options == {"decoder": "hard", "batch_size": 9}
+    assert fake.masks_before == 3  # the two of the first lines are beside the budget
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"compare": 100}, r"budget must be at least 7\d\d for n = 35 .*--compare 100\)"),
+        ({"degree": 12}, "degree must be an integer >= 1 and <= 10, got 12"),
+    ],
+)
+def test_where_spex_cannot_run_one_line_says_why(run, fake, options, reason):
+    code, out, err = run("--quiet", **options)
+    assert (code, err) == (0, "")
+    assert re.search(rf"\n\nno comparison with SPEX: {reason}.*\n$", out)
+    assert fake.compared is None
+
+
+def test_a_model_that_fails_in_the_comparison_leaves_the_result(run, fake, tmp_path):
+    fake.compare_error = EvaluationError("it raised", masks=[], values=[], done=0, total=9)
+    code, out, err = run("--quiet")
+    assert (code, err) == (1, "spex: error: it raised\n")
+    assert out.endswith("out.npz\n")
+    assert (tmp_path / "out.npz").read_bytes() == b"result"
 
 
 def test_the_output_of_the_model_is_shown(run, fake):
@@ -193,6 +261,7 @@ def test_the_example_passage_is_prose_that_fits_the_model():
         ({"out": "/no/such/folder/out.npz"}, "--out must be in a writable folder"),
         ({"threads": 0}, "--threads must be an integer >= 1, got 0"),
         ({"top": -1}, "--top must be an integer >= 0, got -1"),
+        ({"compare": -1}, "--compare must be an integer >= 0, got -1"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2_before_the_model_runs(run, fake, options, message):
@@ -243,13 +312,16 @@ def test_failures_of_the_run_are_one_line(run, fake, tmp_path, error, code, mess
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_explain_end_to_end_on_sentences(run, tmp_path):
+@pytest.mark.parametrize("algorithm", ["proxyspex", "spex"])
+def test_explain_end_to_end_on_sentences(run, tmp_path, algorithm):
     """Six features and a budget for all 64 masks: an exact result, found again by its seed."""
     options = {"unit": "sentences", "budget": 500, "degree": 2, "index": "SV"}
+    options["algorithm"] = algorithm
     code, out, err = run(**options)
     assert code == 0
     assert "64 of 64 masks" in err
     ex = spex_core.load(tmp_path / "out.npz")
+    assert ex.report.algorithm == algorithm
     assert list(ex.features) == SENTENCES
 
     every = np.array([[i >> j & 1 for j in range(6)] for i in range(64)], dtype=bool)
@@ -259,22 +331,32 @@ def test_explain_end_to_end_on_sentences(run, tmp_path):
     assert next(iter(shapley)) == (0,)  # the sentence that answers the question
     assert f"{shapley[0,]:+.4f}  {SENTENCES[0]}  [0]" in out
     assert re.search(r"model \d+\.\d\d s \(\d+\.\d %\)", out)
+    assert ("SPEX took 64 of its masks over from ProxySPEX" in out) == (algorithm == "proxyspex")
 
     run(**options | {"out": tmp_path / "again.npz"})
     assert spex_core.load(tmp_path / "again.npz").interactions("SV", order=1) == shapley
 
 
 def test_explain_end_to_end_on_words(run, tmp_path):
-    """35 words, far fewer masks than 2**35: within the budget, and as good as the report says."""
-    code, out, err = run(budget=1200, degree=2, batch_size=400)
+    """35 words, far fewer masks than 2**35: within the budgets, as good as the report says, and
+    better than a linear fit."""
+    code, out, err = run(budget=500, compare=700, degree=2, batch_size=250)
     assert code == 0
-    assert int(re.search(r"\d+ of (\d+) masks", err)[1]) <= 1200
+    assert list(dict.fromkeys(re.findall(r"\d+ of (\d+) masks", err))) == ["500", "700"]
     ex = spex_core.load(tmp_path / "out.npz")
-    assert ex.report.r2 > 0.6
+    assert ex.report.r2 > 0.8
+    assert ex.report.r2 > ex.report.r2_linear + 0.05
 
     masks = np.random.default_rng(7).random((200, 35)) < 0.5
     values = TextSimilarity(" ".join(SENTENCES), QUESTION)(masks)
     r2 = 1 - np.mean((values - ex.transform.predict(masks)) ** 2) / values.var()
-    assert r2 == pytest.approx(ex.report.r2, abs=0.15)
+    assert r2 == pytest.approx(ex.report.r2, abs=0.1)
     top = next(iter(ex.interactions("FBII", order=2)))
     assert " × ".join(ex.features[j] for j in top) in out
+
+    assert "R2 on 35 masks that neither has seen" in out
+    shown = {
+        name: (int(m), float(r)) for name, m, r in re.findall(r"(\w+) +(\d+) +(\d\.\d+) ", out)
+    }
+    assert shown["ProxySPEX"] == (500, pytest.approx(ex.report.r2, abs=0.15))
+    assert shown["SPEX"][0] == 700

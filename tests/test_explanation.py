@@ -211,3 +211,11 @@ def test_a_changed_byte_is_noticed_or_does_not_matter(ex: Explanation, saved: Pa
             assert torch.equal(back.transform.support, ex.transform.support)
             assert back.report == ex.report
     assert noticed > 0.6 * len(whole)
+
+
+def test_no_more_terms_are_effective_than_there_are():
+    """Without noise nothing is shrunk, but the terms found to be zero are not in the result."""
+    ex = spex_core.proxyspex(lambda x: x[:, 0] - 2.0 * (x[:, 1] & x[:, 4]), n=20, budget=300)
+    assert ex.report.r2 > 0.999
+    assert ex.report.terms < 50
+    assert ex.report.effective_terms <= ex.report.terms

@@ -26,7 +26,7 @@ ORDER = [
     ),
     *("masks", "plan", "evaluate", "alias", "peel", "refine", "shrink", "transform"),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "proxyspex", "values", "cli"),
+    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

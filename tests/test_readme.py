@@ -1,16 +1,22 @@
 """Every Python example of the README runs, in order, in one namespace, as a reader would run them.
 
-The shell commands of the README are not run here: they are targets of the Makefile.
+So do the examples in the docstrings of public functions. The shell commands of the README are not run
+here: some are targets of the Makefile, and of the command `spex` the options are checked.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import spex_core
+from spex_core import cli
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -33,6 +39,19 @@ def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert blocks, "the README has no ```python example"
     monkeypatch.chdir(tmp_path)
     run(blocks, str(README))
+
+
+def test_the_shell_examples_are_options_that_there_are() -> None:
+    lines = re.findall("^    (spex .*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    parsed = [cli._parser().parse_args(shlex.split(line, comments=True)[1:]) for line in lines]
+    assert {args.algorithm for args in parsed if args.command} == {"proxyspex", "spex"}
+
+
+@pytest.mark.parametrize("name", ["interactions", "proxyspex", "spex", "SparseTransform"])
+def test_docstring_examples_run(name: str) -> None:
+    (example,) = re.findall(r"^ *Example: *(.*)$", getattr(spex_core, name).__doc__, re.MULTILINE)
+    names = {each: getattr(spex_core, each) for each in spex_core.__all__}
+    assert eval(example, names | {"np": np}) is not None
 
 
 def test_a_failing_example_fails_and_says_where() -> None:

@@ -1,5 +1,6 @@
 #include <cstdio>
 
+void test_boost();
 void test_decode();
 void test_fwht();
 void test_masks();
@@ -14,5 +15,6 @@ int main() {
   test_parity();
   test_decode();
   test_trees();
+  test_boost();
   std::puts("C++ tests passed");
 }
