@@ -101,9 +101,7 @@ def test_features_that_never_vary_are_left_out(n: int) -> None:
     np.testing.assert_array_equal(samples.features, keep)
     np.testing.assert_array_equal(bits.unpack(samples.masks, n - 2), masks[:, keep])
     np.testing.assert_array_equal(restored(samples)[0], values)
-    assert samples.warnings == [
-        f"2 features never vary (3, {n - 1}): what they do cannot be seen"
-    ]
+    assert samples.warnings == [f"2 features never vary (3, {n - 1}): what they do cannot be seen"]
     support = bits.pack_sets([(), (0,), (2, 3), (n - 3,), (3, n - 3)], n - 2)
     wide = bits.unpack_sets(samples.widened(support))
     assert wide == [(), (0,), (2, 4), (n - 2,), (4, n - 2)]
