@@ -352,8 +352,8 @@ def test_failing_twice_keeps_what_both_runs_paid_for() -> None:
     """The first fails before it has a value, and so before it is known that there are three."""
     known = None
     for fail_at, done in [(0, 0), (1, 50), (2, 150)]:
+        f = Outputs(10, fail_at=fail_at, how=RuntimeError())
         with pytest.raises(EvaluationError) as caught:
-            f = Outputs(10, fail_at=fail_at, how=RuntimeError())
             evaluate(f, PLANS[1], batch_size=50, known=known, many=True)
         known = caught.value.known
         assert known[0].shape == (done, 10)

@@ -301,7 +301,7 @@ def test_the_first_of_more_masks_are_those_of_fewer() -> None:
 def test_bad_uniform_plans(given: tuple, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         plan_uniform(*given)
-    with pytest.raises(ValueError, match="seed must be an integer >= 0 .*, got -1"):
+    with pytest.raises(ValueError, match=r"seed must be an integer >= 0 .*, got -1"):
         plan_uniform(12, 10, seed=-1)
 
 

@@ -405,10 +405,8 @@ def test_masks_that_are_not_uniform_are_fitted_and_mentioned() -> None:
     others = rng.random((1000, 20)) < 0.8
     assert ex.transform.score(others, f(others)) == pytest.approx(ex.report.r2, abs=0.02)
     assert ex.report.r2 > 0.99
-    half = drawn(20, 150)
-    assert (
-        fit(np.concatenate([half, ~half]), f(np.concatenate([half, ~half]))).report.warnings == []
-    )
+    pairs = np.concatenate([drawn(20, 150), ~drawn(20, 150)])
+    assert fit(pairs, f(pairs)).report.warnings == []
 
 
 @pytest.mark.parametrize("rows", [8, 9, 15])
@@ -530,7 +528,7 @@ def test_bad_arguments_before_the_model_runs(
 
 @pytest.mark.parametrize("algorithm", ["spex", "", None, 3])
 def test_bad_algorithms(algorithm: object) -> None:
-    with pytest.raises(ValueError, match="fit: algorithm must be 'proxyspex', .*, got"):
+    with pytest.raises(ValueError, match=r"fit: algorithm must be 'proxyspex', .*, got"):
         fit(MASKS, Y, algorithm=algorithm)
 
 
