@@ -121,12 +121,12 @@ def unseen_masks(plan: SamplingPlan, count: int, *, seed: int = 2**40) -> Tensor
 
 
 class Peers:
-    """The public implementations, in a process of their own (peers.py).
+    """The public implementations, in a process of their own: `script`, as peers.py.
 
     `why_not` is None, or says why there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, script: str = "peers.py") -> None:
         self.why_not = None
         python = os.environ.get("SPEX_PEERS_PYTHON")
         if not python:
@@ -135,7 +135,7 @@ class Peers:
         # The peers' best setting: their parallel kernels share out a single codeword.
         limits = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
-            [python, str(HERE / "peers.py")],
+            [python, str(HERE / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -144,7 +144,7 @@ class Peers:
         self.versions = self.answer()
 
     def run(self, **case: Any) -> Row:
-        """One case of peers.py; its answer, or RuntimeError with the peer's."""
+        """One case of the script; its answer, or RuntimeError with the peer's."""
         self.process.stdin.write(json.dumps(case) + "\n")
         self.process.stdin.flush()
         return self.answer()
