@@ -154,7 +154,8 @@ def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
     """The dual solutions (covariance + level)**-1 values at all levels: float64 (T, levels).
 
     By Lanczos tridiagonalisation from the values: after it a level costs next to nothing. At most
-    48 steps; a level too small for them is solved as if it were larger.
+    48 steps, so that levels far below the largest eigenvalue are solved roughly or not at all,
+    which shows in their errors on other samples.
     """
     basis = torch.zeros(min(LANCZOS, len(values)), len(values), dtype=torch.float64)
     alpha, beta = [], []
