@@ -175,7 +175,8 @@ def boost_cpu(
 ) -> tuple[Tensor, ...]:
     """The fields of ops.Boosted; values, bags and settings have a row for each of J fits."""
     samples, rows = len(masks), len(masks) + len(watch)
-    masks, values = torch.cat([masks, watch]), values.contiguous()
+    masks = torch.cat([masks, watch]) if len(watch) else masks.contiguous()
+    values = values.contiguous()
     bags = torch.nn.functional.pad(bags, (0, -(-rows // 64) - bags.shape[1])).contiguous()
     at = torch.tensor(stages, dtype=torch.int32)
     staged = torch.empty(len(settings), len(stages), rows, dtype=torch.float64)
