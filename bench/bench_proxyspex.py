@@ -3,8 +3,8 @@
     SPEX_PEERS_PYTHON=... [SPEX_GAMES=shared/games] python bench/bench_proxyspex.py
 
 CPU seconds of a whole fit, from masks and values to Fourier coefficients, ours and the peer's in
-turn, one thread each, the peers in a process of their own; ours the least of five runs, the least
-of two of shapiq's. R2 is on 4,000 (of a game: its test) masks that neither has seen. spectralexplain's
+turn, one thread each, the peers in a process of their own: the least of five runs of ours and of
+two of shapiq's. R2 is on 4,000 (of a game: its test) masks that neither has seen. spectralexplain's
 process is ended after LIMIT CPU seconds; where it did not finish, its seconds are that limit.
 """
 

@@ -145,12 +145,14 @@ PYBIND11_MODULE(_cpu, m) {
       .def_property_readonly("trees", [](const spex::BoostedTrees& f) { return f.roots.size(); })
       .def_property_readonly("nodes", [](const spex::BoostedTrees& f) { return f.value.size(); })
       .def_readonly("bias", &spex::BoostedTrees::bias)
-      .def("copy", [](const spex::BoostedTrees& f, Address roots, Address feature, Address absent,
-                      Address present, Address value) {
-        std::copy(f.roots.begin(), f.roots.end(), at<int32_t>(roots));
+      // Into arrays of all fits, at this one's place: its nodes are numbered from `first` there.
+      .def("copy", [](const spex::BoostedTrees& f, int32_t first, Address roots, Address feature,
+                      Address absent, Address present, Address value) {
+        const auto number = [first](int32_t node) { return node < 0 ? node : node + first; };
+        std::transform(f.roots.begin(), f.roots.end(), at<int32_t>(roots), number);
         std::copy(f.feature.begin(), f.feature.end(), at<int32_t>(feature));
-        std::copy(f.absent.begin(), f.absent.end(), at<int32_t>(absent));
-        std::copy(f.present.begin(), f.present.end(), at<int32_t>(present));
+        std::transform(f.absent.begin(), f.absent.end(), at<int32_t>(absent), number);
+        std::transform(f.present.begin(), f.present.end(), at<int32_t>(present), number);
         std::copy(f.value.begin(), f.value.end(), at<double>(value));
       });
   m.def(

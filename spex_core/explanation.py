@@ -77,8 +77,8 @@ class Report:
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
             f"{self.r2_linear:.4f}",
-            f"terms       {self.terms:,}, effectively {self.effective_terms:.1f}; variance by order "
-            f"{energy or 'none'}",
+            f"terms       {self.terms:,}, effectively {self.effective_terms:.1f}; variance by "
+            f"order {energy or 'none'}",
             f"hierarchy   {rates}",
             f"seconds     {times}",
         ]

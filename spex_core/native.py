@@ -175,7 +175,8 @@ def boost_cpu(
 ) -> tuple[Tensor, ...]:
     """The fields of ops.Boosted; values, bags and settings have a row for each of J fits."""
     samples, rows = len(masks), len(masks) + len(watch)
-    masks, values = torch.cat([masks, watch]), values.contiguous()
+    masks = torch.cat([masks, watch]) if len(watch) else masks.contiguous()
+    values = values.contiguous()
     bags = torch.nn.functional.pad(bags, (0, -(-rows // 64) - bags.shape[1])).contiguous()
     at = torch.tensor(stages, dtype=torch.int32)
     staged = torch.empty(len(settings), len(stages), rows, dtype=torch.float64)
@@ -185,24 +186,16 @@ def boost_cpu(
         *([row.data_ptr() for row in values], [row.data_ptr() for row in bags]),
         *(staged.data_ptr(), *_how(isa)),
     )
-    parts = [_forest(forest) for forest in forests]
-    group = torch.arange(len(parts), dtype=torch.int32)
-    group = group.repeat_interleave(torch.tensor([forest.trees for forest in forests]))
-    first = 0
-    for roots, _, absent, present, value in parts:
-        roots += first
-        absent[absent >= 0] += first
-        present[present >= 0] += first
-        first += len(value)
-    roots, feature, absent, present, value = (torch.cat(x) for x in zip(*parts, strict=True))
+    trees = sum(forest.trees for forest in forests)
+    nodes = sum(forest.nodes for forest in forests)
+    roots, group = (torch.empty(trees, dtype=torch.int32) for _ in range(2))
+    links = [torch.empty(nodes, dtype=torch.int32) for _ in range(3)]
+    value = torch.empty(nodes, dtype=torch.float64)
+    tree = node = 0
+    for j, forest in enumerate(forests):
+        into = roots[tree:], *(x[node:] for x in (*links, value))
+        forest.copy(node, *(x.data_ptr() for x in into))
+        group[tree : tree + forest.trees] = j
+        tree, node = tree + forest.trees, node + forest.nodes
     bias = torch.tensor([forest.bias for forest in forests], dtype=torch.float64)
-    return roots, group, feature, absent, present, value, bias, staged
-
-
-def _forest(forest: _cpu.BoostedTrees) -> tuple[Tensor, ...]:
-    """roots, feature, absent, present, value of one fit."""
-    roots = torch.empty(forest.trees, dtype=torch.int32)
-    links = [torch.empty(forest.nodes, dtype=torch.int32) for _ in range(3)]
-    value = torch.empty(forest.nodes, dtype=torch.float64)
-    forest.copy(*(x.data_ptr() for x in (roots, *links, value)))
-    return roots, *links, value
+    return roots, group, *links, value, bias, staged

@@ -346,8 +346,8 @@ def boost(
              to T / 2**31 of it), which makes sums exact in any order; predictions are float64.
              Ties go to the lowest feature and to the older leaf.
     Cost:    a fit: at most trees * (depth + 1) * T * n / 2 masked additions, on cpu 16 in an
-             instruction; threads share out the fits. Memory beyond the result: twice the masks, and
-             leaves * (8 n + T / 8) bytes for each thread.
+             instruction; threads share out the fits. Memory beyond the result: the masks two or,
+             with watch, three times, and leaves * (8 n + T / 8) bytes for each thread.
     Source:  Friedman 2001 (gradient boosting); Ke et al. 2017 (LightGBM: the best leaf first).
     """
     n = check_int("boost: n", n, 1)

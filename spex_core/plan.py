@@ -177,8 +177,8 @@ def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> Samplin
 
 
 def plan_uniform(n: int, budget: int, *, seed: int = 0) -> SamplingPlan:
-    """`budget` distinct uniform masks of n features, for ProxySPEX; the whole table where the budget
-    is 2**n or more (n <= 24).
+    """`budget` distinct uniform masks of n features, for ProxySPEX; the whole table where the
+    budget is 2**n or more (n <= 24).
 
     Args:    n: features, 1 to 2**19. budget >= 1. seed: in [0, 2**64).
     Raises:  TypeError, ValueError.

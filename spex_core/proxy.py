@@ -52,7 +52,8 @@ class Recipe:
 
 DEFAULT = Recipe()
 LEVELS = torch.logspace(-5, 1.5, 27, dtype=torch.float64)
-DUST = 1e-8
+DUST = 1e-8  # share of the energy that the terms left out hold together
+ALL_LINEAR = 65_536  # features that a linear fit takes in: as many sets of n bits, 512 MB
 FOLDS = 5  # stream of the uniform-mask table that shuffles the samples
 
 
@@ -197,10 +198,10 @@ class Problem:
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
     """The mixture of priors or, where that predicts samples left out better, a linear fit."""
-    recipe, n = problem.recipe, problem.support.n
+    recipe = problem.recipe
     size = min(max(int(recipe.share * len(problem.values)), recipe.candidates), recipe.most)
     mixture, level, linear_level = compare_priors(problem)
-    linear = Terms(n, np.arange(n, dtype=np.int32)[:, None]), np.full(n, 1.0 / n)
+    linear = single_features(problem.support)
     truth, fitted, fitted_linear = [], [], []
     for k in range(recipe.folds if problem.small() else 1):
         inside, outside = problem.split(k)
@@ -224,6 +225,17 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     better = max(score, score_linear)
     effective = min(fit.effective, float(len(coefs)))  # none of it in the dust
     return ProxyFit(support, coefs, better, score_linear, len(truth), effective, note)
+
+
+def single_features(support: Terms) -> tuple[Terms, np.ndarray]:
+    """The terms of a linear function and their prior variances: all features, or up to ALL_LINEAR
+    of them, those of a support."""
+    n = support.n
+    if n <= ALL_LINEAR:
+        single = Terms(n, np.arange(n, dtype=np.int32)[:, None])
+    else:
+        single = support[support.orders == 1]
+    return single, np.full(len(single.sets), 1.0 / len(single.sets))
 
 
 def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:

@@ -136,18 +136,20 @@ def test_root_is_the_best_split_by_enumeration(backend, seed, l2):
     assert found.value[1:].tolist() == pytest.approx(expected, abs=1e-3 * np.abs(y).max())
 
 
-def test_second_split_is_the_best_of_both_leaves(backend):
+@pytest.mark.parametrize("l2", [0.0, 20.0])
+def test_second_split_is_the_best_of_both_leaves(backend, l2):
     """Brute force over (leaf, feature), with sides of at least 30."""
     masks, values, _ = problem(300, 12, 0, seed=3, whole=False)
     dense, y = bits.unpack(masks, 12), values[0].numpy() - values[0].numpy().mean()
-    call = {"trees": 1, "min_leaf": 30, "rate": 1.0, "backend": backend}
+    call = {"trees": 1, "min_leaf": 30, "rate": 1.0, "l2": l2, "backend": backend}
     first = ops.boost(masks, values, 12, leaves=2, **call).feature[0].item()
 
     def fall(rows, f):
         sides = [y[rows & dense[:, f]], y[rows & ~dense[:, f]]]
         if min(map(len, sides)) < 30:
             return -np.inf
-        return sum(x.sum() ** 2 / len(x) for x in sides) - y[rows].sum() ** 2 / rows.sum()
+        parts = sum(x.sum() ** 2 / (len(x) + l2) for x in sides)
+        return parts - y[rows].sum() ** 2 / (rows.sum() + l2)
 
     leaves = {0: ~dense[:, first], 1: dense[:, first]}
     leaf, feature = max(

@@ -270,7 +270,7 @@ def test_nearly_additive_functions_keep_their_small_interactions() -> None:
     assert found.r2 > found.r2_linear > 0.99
     assert 1 - score(found, 15, f) < 0.2 * (1 - found.r2_linear)
     coefs = dict(zip(bits.unpack_sets(found.support), found.coefs.tolist(), strict=True))
-    assert coefs[0, 1] == pytest.approx(0.3 / 4, rel=0.25)  # shrunk
+    assert 0.8 * 0.3 / 4 < coefs[0, 1] < 1.05 * 0.3 / 4  # shrunk a little, as small terms are
 
 
 def test_the_linear_fit_of_many_samples() -> None:

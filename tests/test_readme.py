@@ -1,7 +1,7 @@
 """Every Python example of the README runs, in order, in one namespace, as a reader would run them.
 
-So do the examples in the docstrings of public functions. The shell commands of the README are not run
-here: some are targets of the Makefile, and of the command `spex` the options are checked.
+So do the examples in the docstrings of public functions. The shell commands of the README are not
+run here: some are targets of the Makefile, and of the command `spex` the options are checked.
 """
 
 from __future__ import annotations

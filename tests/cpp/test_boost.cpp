@@ -17,7 +17,7 @@ int bit(const std::vector<uint64_t>& masks, int64_t words, int64_t row, int64_t 
 }
 
 // The prediction of all trees for one row, node by node.
-double walk(const spex::Forest& forest, const std::vector<uint64_t>& masks, int64_t words,
+double walk(const spex::BoostedTrees& forest, const std::vector<uint64_t>& masks, int64_t words,
             int64_t row) {
   double sum = forest.bias;
   for (int32_t node : forest.roots) {
@@ -28,7 +28,7 @@ double walk(const spex::Forest& forest, const std::vector<uint64_t>& masks, int6
   return sum;
 }
 
-bool same(const spex::Forest& a, const spex::Forest& b) {
+bool same(const spex::BoostedTrees& a, const spex::BoostedTrees& b) {
   return a.roots == b.roots && a.feature == b.feature && a.absent == b.absent &&
          a.present == b.present && a.value == b.value && a.bias == b.bias;
 }
@@ -53,7 +53,7 @@ void check_case(const Case& c) {
   const std::vector<spex::BoostSettings> settings(3, c.settings);
   const std::vector<const double*> targets(3, values.data());
   const std::vector<const uint64_t*> bags = {all.data(), bag.data(), all.data()};
-  std::vector<spex::Forest> first;
+  std::vector<spex::BoostedTrees> first;
   std::vector<double> predicted;
   for_each_way([&](spex::Isa isa, int threads) {
     auto staged = garbage<double>(3 * 3 * c.rows);
