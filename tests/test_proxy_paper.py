@@ -150,6 +150,13 @@ def test_a_constant_that_the_trees_do_not_have_is_kept() -> None:
     assert found.r2 == pytest.approx(1.0, abs=1e-4)
 
 
+def test_noise_is_not_explained() -> None:
+    """The terms scored on a fold are of trees that have not seen it."""
+    for seed in range(3):
+        dense = drawn(10, 200, seed)
+        assert fit(dense, np.random.default_rng(seed).normal(size=200)).r2 < 0
+
+
 @pytest.mark.parametrize("rows", [8, 19])
 def test_too_few_samples_for_a_split_give_a_constant(rows: int) -> None:
     """LightGBM's least leaf is of 20 samples."""
