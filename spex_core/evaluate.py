@@ -175,6 +175,7 @@ def check_samples(
     if dense.dtype != np.bool_:
         raise TypeError(f"{name}: masks must be bool, got {dense.dtype}")
     check(dense.ndim == 2, "{}: masks must have shape (T, n), got {}", name, dense.shape)
+    check(dense.shape[1] > 0, "{}: masks must have a feature, got shape {}", name, dense.shape)
     try:
         numbers = _array(values)
         if numbers.dtype.kind not in "biufO":

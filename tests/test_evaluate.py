@@ -11,7 +11,7 @@ import torch
 from spex_core import EvaluationError, EvaluationInterrupted, SpexError
 from spex_core import masks as bits
 from spex_core.evaluate import evaluate
-from spex_core.plan import SamplingPlan, plan_spex
+from spex_core.plan import SamplingPlan, plan_spex, plan_uniform
 
 
 class Recorder:
@@ -274,3 +274,124 @@ def test_bad_known(masks: object, values: object, error: type[Exception], messag
     with pytest.raises(error, match=message):
         evaluate(f, PLANS[1], known=(masks, values))
     assert not f.batches
+
+
+# Many outputs.
+
+
+class Outputs(Recorder):
+    """Three outputs a mask."""
+
+    def truth(self, masks: np.ndarray) -> np.ndarray:
+        return np.stack([super().truth(masks), masks[:, 0] * 1.0, -super().truth(masks)], axis=1)
+
+
+def test_many_outputs(plan: SamplingPlan) -> None:
+    f, calls = Outputs(plan.n), []
+    values, used = evaluate(f, plan, batch_size=7, progress=lambda *at: calls.append(at), many=True)
+    assert values.shape == (plan.total, 3)
+    assert values.dtype == torch.float64
+    np.testing.assert_array_equal(values, f.truth(plan_masks(plan)))
+    assert used == len(f.asked) == plan.budget
+    assert calls[-1] == (used, used)
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.from_numpy, lambda y: torch.from_numpy(y).float(), lambda y: y.tolist()]
+)
+def test_kinds_of_many_outputs(kind: Callable) -> None:
+    plan = plan_uniform(12, 40)
+    f = Outputs(12)
+    values, _ = evaluate(lambda masks: kind(f(masks)), plan, batch_size=16, many=True)
+    np.testing.assert_array_equal(values, f.truth(plan_masks(plan)))
+
+
+def test_one_output_may_have_a_column_of_its_own() -> None:
+    plan = plan_uniform(12, 40)
+    f = Recorder(12)
+    flat, _ = evaluate(f, plan, many=True)
+    column, _ = evaluate(lambda masks: f(masks)[:, None], plan, many=True)
+    assert flat.shape == (40,)
+    assert torch.equal(flat[:, None], column)
+
+
+def test_many_outputs_must_be_asked_for() -> None:
+    with pytest.raises(EvaluationError, match=r"shape \(40,\), got shape \(40, 3\)"):
+        evaluate(Outputs(12), plan_uniform(12, 40))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda m: np.zeros(len(m)), r"before, shape \(50, 3\), got shape \(50,\)"),
+        (lambda m: np.zeros((len(m), 2)), r"before, shape \(50, 3\), got shape \(50, 2\)"),
+        (lambda m: np.zeros((len(m), 0)), r"or \(50, outputs\), got shape \(50, 0\)"),
+        (lambda m: np.zeros((3, len(m))), r"or \(50, outputs\), got shape \(3, 50\)"),
+        (lambda m: np.full((len(m), 3), np.nan), r"got \[nan nan nan\] for mask 0 .*\(50 of 50"),
+        (RuntimeError("no model"), "RuntimeError: no model"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+    ids=["one", "fewer", "none", "turned", "nan", "raises", "interrupt"],
+)
+def test_a_failure_keeps_all_outputs(how: object, message: str) -> None:
+    f = Outputs(10, fail_at=2, how=how)
+    with pytest.raises(EvaluationError, match=message) as caught:
+        evaluate(f, PLANS[1], batch_size=50, many=True)
+    paid = np.concatenate(f.batches[:2])
+    assert caught.value.values.shape == (100, 3)
+    np.testing.assert_array_equal(caught.value.masks, paid)
+    np.testing.assert_array_equal(caught.value.values, f.truth(paid))
+    rest = Outputs(10)
+    values, used = evaluate(rest, PLANS[1], known=caught.value.known, many=True)
+    assert used == 500
+    assert not set(names(rest.asked)) & set(names(paid))
+    assert torch.equal(values, evaluate(Outputs(10), PLANS[1], many=True)[0])
+
+
+def test_failing_twice_keeps_what_both_runs_paid_for() -> None:
+    """The first fails before it has a value, and so before it is known that there are three."""
+    known = None
+    for fail_at, done in [(0, 0), (1, 50), (2, 150)]:
+        f = Outputs(10, fail_at=fail_at, how=RuntimeError())
+        with pytest.raises(EvaluationError) as caught:
+            evaluate(f, PLANS[1], batch_size=50, known=known, many=True)
+        known = caught.value.known
+        assert known[0].shape == (done, 10)
+        np.testing.assert_array_equal(known[1].reshape(-1, 3), f.truth(known[0]))
+
+
+def test_known_values_of_many_outputs() -> None:
+    rows = plan_masks(PLANS[1])
+    f = Outputs(10)
+    for masks in (rows[:300], rows, ~rows[:1]):
+        asked = Outputs(10)
+        values, used = evaluate(asked, PLANS[1], known=(masks, f.truth(masks)), many=True)
+        np.testing.assert_array_equal(values, f.truth(rows))
+        assert used == 600 - len(set(names(masks)) & set(names(rows)))
+        assert values.shape == (PLANS[1].total, 3)
+
+
+def test_known_values_say_how_many_outputs_there_are() -> None:
+    """Also where none of them is of the plan: they are of the same function."""
+    rows = plan_masks(PLANS[2])
+    for masks in (rows[:20], ~rows[:20]):
+        f = Recorder(64)
+        with pytest.raises(EvaluationError, match=r"shape \(50, 2\), got shape \(50,\)") as caught:
+            evaluate(f, PLANS[2], batch_size=50, known=(masks, np.ones((20, 2))), many=True)
+        assert caught.value.values.shape == (20, 2)
+        np.testing.assert_array_equal(caught.value.masks, masks)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (np.zeros((3, 0)), ValueError, r"or \(3, outputs\), got \(3, 0\)"),
+        (np.zeros((4, 2)), ValueError, r"values must have shape \(3,\), .*, got \(4, 2\)"),
+        (np.full((3, 2), np.inf), ValueError, "known: values must be finite"),
+        (np.zeros((3, 2)) * 1j, TypeError, "values must be real numbers, got complex128"),
+        (["a", "b", "c"], TypeError, "known: values must be real numbers, got <U1"),
+    ],
+)
+def test_bad_known_values(values: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        evaluate(Outputs(10), PLANS[1], known=(np.zeros((3, 10), bool), values), many=True)

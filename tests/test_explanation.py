@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from planted import plant
 
 import spex_core
-from spex_core import Explanation, FormatError, spex
+from spex_core import Explanation, FormatError, fit, spex
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,30 @@ def test_round_trip(ex: Explanation, saved: Path) -> None:
     again = saved.with_name("again.npz")
     back.save(str(again))
     assert spex_core.load(str(again)).report == ex.report
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_round_trip_of_proxyspex(
+    preset: str, tmp_path: Path, set_threads: Callable[[int], None]
+) -> None:
+    set_threads(1)  # the faster for a fit this small
+    masks = np.random.default_rng(0).random((60, 70)) < 0.5
+    masks[:, 65] = True
+    values = plant(70, 5, 1, seed=0, snr=10)(masks)
+    for i, ex in enumerate(fit(masks, np.stack([values, np.ones(60)], 1), preset=preset)):
+        path = tmp_path / f"{i}.npz"
+        ex.save(path)
+        back = spex_core.load(path)
+        assert torch.equal(back.transform.support, ex.transform.support)
+        assert torch.equal(back.transform.coefs, ex.transform.coefs)
+        assert back.report == ex.report
+        assert back.report.preset == preset
+        assert "1 features never vary (65)" in back.report.warnings[0]
+        assert (back.features, repr(back), str(back.report)) == (
+            ex.features,
+            repr(ex),
+            str(ex.report),
+        )
 
 
 def test_a_result_with_only_a_constant(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_sets(n, data):
     rows, columns = masks.members(packed)
     assert rows.dtype == columns.dtype == np.int64
     assert np.array_equal(np.stack([rows, columns]), np.stack(np.nonzero(dense)))
+    assert torch.equal(masks.from_members(rows[::-1], columns[::-1], len(sets), n), packed)
     assert masks.orders(packed).tolist() == [len(features) for features in sets]
 
 

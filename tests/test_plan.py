@@ -19,6 +19,7 @@ from spex_core.plan import (
     aliased_plan,
     least_budget,
     plan_spex,
+    plan_uniform,
 )
 
 PLANS = [  # n, budget, degree
@@ -237,6 +238,71 @@ def test_large_plans_are_not_stored() -> None:
     assert held < 150_000  # words, against 239 million in all rows
     last = plan.masks(plan.total - 2, plan.total)
     assert torch.equal(last[0] ^ last[1], plan.columns[2, 0])
+
+
+# Uniform masks alone.
+
+
+@pytest.mark.parametrize(
+    ("n", "budget"),
+    [(1, 1), (3, 7), (4, 9), (10, 8), (10, 511), (10, 513), (10, 1023), (16, 40_000), (24, 5000),
+     (25, 3000), (63, 1000), (64, 1000), (65, 1000), (1000, 300)],
+)  # fmt: skip
+def test_uniform_masks_are_distinct(n: int, budget: int) -> None:
+    plan = plan_uniform(n, budget, seed=5)
+    masks = bits.unpack(plan.masks(0, plan.total), n)
+    assert len(masks) == distinct(masks) == plan.total == budget
+    assert (plan.aliased, plan.holdout, plan.code) == (0, 0, None)
+    assert (plan.n, plan.seed, plan.budget) == (n, 5, budget)
+    np.testing.assert_array_equal(plan.row_keys(), plan.keys(plan.masks(0, budget)))
+    assert torch.equal(plan.masks(2, 9), plan.masks(0, budget)[2:9])
+    if budget >= 300:
+        count = masks.sum(0)
+        assert np.abs(count - budget / 2).max() < 5 * np.sqrt(budget / 4)
+        assert masks.sum(1).var() == pytest.approx(n / 4, rel=0.3)
+
+
+@pytest.mark.parametrize(("n", "budget"), [(1, 2), (4, 16), (4, 99), (10, 1024)])
+def test_a_budget_of_all_masks_is_the_whole_table(n: int, budget: int) -> None:
+    plan = plan_uniform(n, budget)
+    index = bits.unpack(plan.masks(0, plan.total), n) @ (1 << np.arange(n))
+    np.testing.assert_array_equal(index, np.arange(2**n))
+    assert (plan.total, plan.budget, plan.degree) == (2**n, budget, n)
+
+
+def test_seeds_of_uniform_masks() -> None:
+    for n, budget in [(12, 3000), (12, 300), (65, 300)]:  # most of a table, and a small part
+        one, same, other, last = (
+            plan_uniform(n, budget, seed=seed).masks(0, budget) for seed in (7, 7, 8, 2**64 - 1)
+        )
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+        assert not torch.equal(one, last)
+    shared = set(bits.unpack_sets(one)) & set(bits.unpack_sets(other))
+    assert not shared
+
+
+def test_the_first_of_more_masks_are_those_of_fewer() -> None:
+    """What was paid for a small budget serves a larger one."""
+    small, large = plan_uniform(65, 100, seed=1), plan_uniform(65, 1000, seed=1)
+    assert torch.equal(small.masks(0, 100), large.masks(0, 100))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ((0, 10), ValueError, "n must be an integer >= 1 and <= 524288, got 0"),
+        ((MAX_N + 1, 10), ValueError, "n must be an integer .*, got 524289"),
+        ((12.0, 10), TypeError, r"n must be an integer .*, got 12\.0"),
+        ((12, 0), ValueError, "budget must be an integer >= 1, got 0"),
+        ((12, 1e3), TypeError, r"budget must be an integer >= 1, got 1000\.0"),
+    ],
+)
+def test_bad_uniform_plans(given: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        plan_uniform(*given)
+    with pytest.raises(ValueError, match=r"seed must be an integer >= 0 .*, got -1"):
+        plan_uniform(12, 10, seed=-1)
 
 
 @pytest.mark.parametrize(

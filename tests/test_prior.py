@@ -105,7 +105,7 @@ def test_the_support(n: int, terms: int, width: int) -> None:
 
 
 def test_a_limit_takes_the_largest() -> None:
-    sets, spectra = random_spectra(9, 100, 4)
+    _, spectra = random_spectra(9, 100, 4)
     support, row = choose_support(spectra, 10)
     variance = spectra.variance(None)
     assert 9 + 10 <= len(support.sets) <= 9 + 3 * 10
@@ -163,7 +163,7 @@ def test_trees_that_never_split() -> None:
 
 
 def test_a_bag_that_never_split() -> None:
-    sets, spectra = random_spectra(5, 8, 3)
+    _, spectra = random_spectra(5, 8, 3)
     spectra.coefs[:, :2] = 0.0
     support, row = choose_support(spectra, 10)
     priors = prior_variances(spectra, 0, support, row)

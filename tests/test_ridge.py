@@ -251,7 +251,9 @@ def test_signs_unpack_parities(samples: int) -> None:
 
 def test_one_thread_is_undone(set_threads: Callable[[int], None]) -> None:
     set_threads(3)
-    with pytest.raises(KeyError), one_thread():
+    with one_thread():
         assert torch.get_num_threads() == 1
-        raise KeyError
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError), one_thread():
+        _ = 1 / 0
     assert torch.get_num_threads() == 3
