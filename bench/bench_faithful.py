@@ -120,7 +120,7 @@ def main() -> None:
                 "samples": T,
                 "games": len(gains),
                 "mean_gain": statistics.mean(gains),
-                "mean_gain_above_minus_1": statistics.mean(min(gain, 1.0) for gain in gains),
+                "mean_gain_capped_at_1": statistics.mean(min(gain, 1.0) for gain in gains),
                 "median_gain": statistics.median(gains),
                 "least_gain": min(gains),
                 "worse_by_0.005": sum(gain < -0.005 for gain in gains),

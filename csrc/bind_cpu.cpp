@@ -1,6 +1,6 @@
-// The Python face of the CPU kernels: raw addresses and sizes in, nothing checked, nothing
-// allocated but a TreeSpectrum, whose size is known last. spex_core/native.py is its only caller and holds the tensors alive. The GIL is
-// released throughout.
+// The Python face of the CPU kernels: raw addresses and sizes in, nothing checked. Nothing is
+// allocated but what has a size that is known last: a TreeSpectrum, BoostedTrees. The only caller,
+// spex_core/native.py, holds the tensors alive. The GIL is released throughout.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -38,8 +38,8 @@ struct BoostProblem {
 // ceil(rows / 64) words with spare bits zero, and values[j] (samples), read there only.
 // staged (fits, num_stages, rows): the predictions for all rows after that many trees.
 //
-// ARCHITECTURE.md, "Boosting on bits", has the arithmetic: sums are exact, so nothing depends on the
-// number of threads, which share out the fits, or on the instruction set.
+// ARCHITECTURE.md, "Boosting on bits", has the arithmetic: sums are exact, so nothing depends on
+// the number of threads, which share out the fits, or on the instruction set.
 std::vector<BoostedTrees> boost_cpu(const BoostProblem& problem,
                                     const std::vector<BoostSettings>& settings,
                                     const std::vector<const double*>& values,

@@ -1,9 +1,9 @@
 // Sets of few features as whole numbers, so that a set compares, hashes and sorts as a number does.
 //
-// A set is written as the digits 1 + r of its features, r being a feature's rank among those in use:
-// one digit a feature, ascending from the most significant. So a smaller set is a smaller number,
-// and sets of one size stand in the order of their features: the order of the numbers is the
-// canonical order of terms. Adding one feature to two sets that lack it keeps their order.
+// A set is written as the digits 1 + r of its features, r being a feature's rank among those in
+// use: one digit a feature, ascending from the most significant. So a smaller set is a smaller
+// number, and sets of one size stand in the order of their features: the order of the numbers is
+// the canonical order of terms. Adding one feature to two sets that lack it keeps their order.
 #pragma once
 
 #include <array>
