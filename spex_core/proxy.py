@@ -100,9 +100,10 @@ def fit_default(
     fold = folds(len(masks), recipe.folds, seed)
     fits = []
     for i, spectra in enumerate(bag_spectra(masks, y, n, fold, degree, recipe)):
-        support, row = choose_support(spectra, recipe.candidates)
-        problem = Problem(masks, y[i], fold, spectra, support, row, recipe)
-        fits.append(fit_problem(problem, terms, float(mean[i]), float(unit[i])))
+        with one_thread():  # many small steps: a second thread costs more than it does
+            support, row = choose_support(spectra, recipe.candidates)
+            problem = Problem(masks, y[i], fold, spectra, support, row, recipe)
+            fits.append(fit_problem(problem, terms, float(mean[i]), float(unit[i])))
     return fits
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .proxy import ProxyFit
-from .ridge import leave_one_out
+from .ridge import leave_one_out, one_thread
 from .transform import r2
 
 FOLDS = 5  # of consecutive samples
@@ -39,43 +39,55 @@ def _fit(masks: Tensor, y: Tensor, n: int, degree: int) -> ProxyFit:
         tuple(map(torch.from_numpy, (np.flatnonzero(rows), out)))
         for rows, out in zip(inside, part, strict=True)
     ]
-
     forest = _boost(masks, y, n, np.tile(inside, (len(grid), 1)), np.repeat(grid, FOLDS, axis=0))
-    staged = forest.staged.unflatten(0, (len(grid), FOLDS))  # (grid, folds, stages, T)
-    scores = [
-        np.mean(
-            [r2(y[out].numpy(), staged[i, k, s, out].numpy()) for k, (_, out) in enumerate(folds)]
-        )
-        for i, s in itertools.product(range(len(grid)), range(len(TREES)))
-    ]
-    best, stage = divmod(int(np.argmax(scores)), len(TREES))
+    with one_thread():  # many small steps: a second thread costs more than it does
+        staged = forest.staged.unflatten(0, (len(grid), FOLDS))  # (grid, folds, stages, T)
+        best, stage = _best(staged, y, folds)
+        chosen = np.arange(FOLDS * best, FOLDS * (best + 1))
+        supports = [_cut(forest, k, TREES[stage], n) for k in chosen]
+        r2_, r2_linear = _scores(masks, y, folds, supports, n)
+        whole = _boost(masks, y, n, np.ones((1, len(y)), np.bool_), [grid[best]])
+        support = _cut(whole, 0, TREES[stage], n)
+        fit = leave_one_out(masks, y, support, LEVELS)
     rate, depth = grid[best]
-
-    single = torch.cat([torch.zeros(1, masks.shape[1], dtype=torch.int64), _single_features(n)])
-    truth, fitted, linear = [], [], []
-    for k, (rows, out) in enumerate(folds):
-        for terms, fits in (
-            (_cut(forest, FOLDS * best + k, TREES[stage], n), fitted),
-            (single, linear),
-        ):
-            fit = leave_one_out(masks[rows], y[rows], terms, LEVELS)
-            fits.append(ops.parity_predict(masks[out], terms, fit.coefs).numpy())
-        truth.append(y[out].numpy())
-    truth = np.concatenate(truth)
-
-    whole = _boost(masks, y, n, np.ones((1, len(y)), np.bool_), [grid[best]])
-    support = _cut(whole, 0, TREES[stage], n)
-    fit = leave_one_out(masks, y, support, LEVELS)
     return ProxyFit(
         support,
         fit.coefs,
-        r2=r2(truth, np.concatenate(fitted)),
-        r2_linear=r2(truth, np.concatenate(linear)),
-        left_out=len(truth),
+        r2=r2_,
+        r2_linear=r2_linear,
+        left_out=len(y),
         effective=fit.effective,
         note=f"{TREES[stage]} trees of depth {depth:.0f} at rate {rate}, terms with {ENERGY:.0%} "
         "of their energy",
     )
+
+
+def _best(staged: Tensor, y: Tensor, folds: list[tuple[Tensor, Tensor]]) -> tuple[int, int]:
+    """The point of the grid and the stage of best mean R2 over the folds, the first of equals.
+
+    staged: float64 (grid, folds, stages, T). folds: rows inside and outside.
+    """
+    truth, fit = y.numpy(), staged.numpy()
+    scores = [
+        np.mean([r2(truth[out], fit[i, k, s, out]) for k, (_, out) in enumerate(folds)])
+        for i, s in np.ndindex(fit.shape[0], fit.shape[2])
+    ]
+    return divmod(int(np.argmax(scores)), fit.shape[2])
+
+
+def _scores(
+    masks: Tensor, y: Tensor, folds: list[tuple[Tensor, Tensor]], supports: list[Tensor], n: int
+) -> tuple[float, float]:
+    """R2 out of fold of ridge regressions: on a support for each fold, on the single features."""
+    single = torch.cat([torch.zeros(1, masks.shape[1], dtype=torch.int64), _single_features(n)])
+    truth, fitted, linear = [], [], []
+    for support, (rows, out) in zip(supports, folds, strict=True):
+        for terms, fits in ((support, fitted), (single, linear)):
+            fit = leave_one_out(masks[rows], y[rows], terms, LEVELS)
+            fits.append(ops.parity_predict(masks[out], terms, fit.coefs).numpy())
+        truth.append(y[out].numpy())
+    truth = np.concatenate(truth)
+    return r2(truth, np.concatenate(fitted)), r2(truth, np.concatenate(linear))
 
 
 def _boost(
