@@ -123,9 +123,20 @@ def boosting(found: dict) -> Iterator[str]:
         )
 
 
+def large(found: dict) -> Iterator[str]:
+    yield "| ProxySPEX, whole fit, all threads | samples | seconds | R2 | peak memory |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| n = {row['n']:,} | {row['samples']:,} | {row['seconds']:.0f} | {row['r2']:.3f} | "
+            f"{row['peak_mb']:,.0f} MB, {row['start_mb']:,.0f} before it |"
+        )
+
+
 TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "faithful": faithful,
     "proxyspex": proxyspex,
+    "proxy_scale": large,
     "boost": boosting,
     "spex": decoding,
     "games": games,
