@@ -5,9 +5,9 @@
 
 R2 on masks that neither has seen, for every game and 100, 300, 600, 1,000 and 3,000 samples where
 the game has them, mean over seeds. The second command runs the peer where results/faithful_peers
-.jsonl has no line for a case yet, one line a case, so it can be stopped and goes on; a seed of all
-games is an hour. The peer is shapiq's ProxySPEX: spectralexplain's takes 40 times its time on the
-least case, for R2 within 0.01 (bench_proxyspex.py), so it was not run on all.
+.jsonl has no line for a case yet, one line a case, so it can be stopped and goes on; a case that
+the peer has run for some seeds only is compared on those. The peer is shapiq's ProxySPEX:
+spectralexplain's is several times slower (bench_proxyspex.py), too slow for all cases.
 
 `matched` is the number of samples at which ours reaches the peer's R2 at 1,000, by interpolation in
 the logarithm of the samples.

@@ -21,15 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import io
-import json
 import logging
-import sys
 import time
-import warnings
 
 import numpy as np
+from serve import serve
 from synthetic import planted
 
 PACKAGES = ("shapiq", "spectralexplain", "sparse-transform", "galois", "numba", "numpy")
@@ -128,25 +125,10 @@ def run(peer, n, b, t, terms, snr, seed):
     return {"cpu": spent, "compile": compiling, "samples": f.rows, "terms": terms}
 
 
-def main():
-    warnings.simplefilter("ignore")
+if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever the peers print is no answer
-    import lightgbm  # noqa: F401
+    import lightgbm  # noqa: F401, imports are in no case's seconds
     import shapiq  # noqa: F401
     import spectralexplain  # noqa: F401
 
-    answer = {name: importlib.metadata.version(name) for name in PACKAGES}
-    while True:
-        print(json.dumps(answer), file=out, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        try:
-            answer = run(**json.loads(line))
-        except Exception as error:  # a peer's failure is a result
-            answer = {"error": f"{type(error).__name__}: {error}"}
-
-
-if __name__ == "__main__":
-    main()
+    serve(run, PACKAGES)

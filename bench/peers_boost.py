@@ -10,13 +10,10 @@ LightGBM's own reading of it is.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import json
-import sys
 import time
-import warnings
 
 import numpy as np
+from serve import serve
 
 PACKAGES = ("lightgbm", "numpy")
 
@@ -40,20 +37,5 @@ def run(data, settings, trees, out):
     return {"cpu": end[0] - start[0], "wall": end[1] - start[1]}
 
 
-def main():
-    warnings.simplefilter("ignore")
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever the peer prints is no answer
-    answer = {name: importlib.metadata.version(name) for name in PACKAGES}
-    while True:
-        print(json.dumps(answer), file=out, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        try:
-            answer = run(**json.loads(line))
-        except Exception as error:  # a peer's failure is a result
-            answer = {"error": f"{type(error).__name__}: {error}"}
-
-
 if __name__ == "__main__":
-    main()
+    serve(run, PACKAGES)

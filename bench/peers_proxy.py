@@ -14,17 +14,14 @@ CPU seconds are those of the whole call. R2 is on the test masks of the case.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
-import json
 import resource
-import sys
 import time
-import warnings
 from types import SimpleNamespace
 
 import games
 import numpy as np
+from serve import serve
 from synthetic import hierarchical
 
 PACKAGES = ("shapiq", "spectralexplain", "lightgbm", "scikit-learn", "numpy")
@@ -86,20 +83,5 @@ def run(peer, most_cpu=None, **case):
     return {"r2": float(r2), "terms": len(found), "cpu": spent}
 
 
-def main():
-    warnings.simplefilter("ignore")
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever the peers print is no answer
-    answer = {name: importlib.metadata.version(name) for name in PACKAGES}
-    while True:
-        print(json.dumps(answer), file=out, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        try:
-            answer = run(**json.loads(line))
-        except Exception as error:  # a peer's failure is a result
-            answer = {"error": f"{type(error).__name__}: {error}"}
-
-
 if __name__ == "__main__":
-    main()
+    serve(run, PACKAGES)

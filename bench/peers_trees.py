@@ -13,14 +13,12 @@ is called as its own package calls it, with the dump at hand:
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
-import sys
 import time
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
+from serve import serve
 
 PACKAGES = ("shapiq", "spectralexplain", "lightgbm", "numpy")
 
@@ -64,20 +62,5 @@ def run(peer, dump, n, out):
     return {"cpu": spent, "terms": len(found)}
 
 
-def main():
-    warnings.simplefilter("ignore")
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever the peers print is no answer
-    answer = {name: importlib.metadata.version(name) for name in PACKAGES}
-    while True:
-        print(json.dumps(answer), file=out, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        try:
-            answer = run(**json.loads(line))
-        except Exception as error:  # a peer's failure is a result
-            answer = {"error": f"{type(error).__name__}: {error}"}
-
-
 if __name__ == "__main__":
-    main()
+    serve(run, PACKAGES)

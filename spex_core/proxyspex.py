@@ -57,7 +57,8 @@ def proxyspex(
         preset: "default" or "paper".
         degree: the largest order of a term, 1 to 16, which is the depth of the trees.
         terms: Fourier terms to fit at most, beside the constant; by default half the samples, from
-            1,024 to 8,192. Not for the paper's recipe, which keeps 95 % of the energy.
+            1,024 to 8,192. A linear fit, where that is better, has all features. Not for the
+            paper's recipe, which keeps 95 % of the energy.
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
         progress: called as progress(done, total) after each batch.
