@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
-from .evaluate import Progress, ValueFunction, evaluate
+from .evaluate import Progress, SetFunction, evaluate
 from .explanation import Explanation, Report
 from .plan import SamplingPlan, plan_spex
 from .spex import spex
@@ -19,7 +19,7 @@ from .spex import spex
 class Recorder:
     """f, that remembers what it was asked and what it answered, for another run to take over."""
 
-    def __init__(self, f: ValueFunction):
+    def __init__(self, f: SetFunction):
         self.f = f
         self.calls: list[tuple[np.ndarray, np.ndarray]] = []
 

@@ -13,14 +13,14 @@ from . import masks as bits
 from .errors import EvaluationError, EvaluationInterrupted, check
 from .plan import SamplingPlan
 
-ValueFunction = Callable[[np.ndarray], "np.ndarray | Tensor | list[float]"]
+SetFunction = Callable[[np.ndarray], "np.ndarray | Tensor | list[float]"]
 Progress = Callable[[int, int], None]
 
 BLOCK = 1 << 14  # rows made at a time
 
 
 def evaluate(
-    f: ValueFunction,
+    f: SetFunction,
     plan: SamplingPlan,
     *,
     batch_size: int = 1024,

@@ -13,7 +13,7 @@ from . import masks as bits
 from . import ops
 from .backend import pick
 from .errors import check, check_int
-from .evaluate import Progress, ValueFunction, check_samples, evaluate
+from .evaluate import Progress, SetFunction, check_samples, evaluate
 from .explanation import Explanation, Report
 from .hierarchy import hierarchy_rates
 from .peel import beyond_rounding
@@ -30,7 +30,7 @@ MAX_DEGREE = 16
 
 
 def proxyspex(
-    f: ValueFunction,
+    f: SetFunction,
     n: int | None = None,
     *,
     features: Sequence[str] | None = None,

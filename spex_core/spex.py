@@ -14,7 +14,7 @@ from . import masks as bits
 from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
-from .evaluate import Progress, ValueFunction, evaluate
+from .evaluate import Progress, SetFunction, evaluate
 from .explanation import Explanation, Report
 from .hierarchy import hierarchy_rates
 from .peel import peel
@@ -28,7 +28,7 @@ LEAST_B = 7
 
 
 def spex(
-    f: ValueFunction,
+    f: SetFunction,
     n: int | None = None,
     *,
     features: Sequence[str] | None = None,
