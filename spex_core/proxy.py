@@ -22,7 +22,8 @@ class Recipe:
     """The choices of the default fit; bench/bench_refit.py measures the others.
 
     Attributes:
-        folds: bags of trees, each with one part of the samples left out.
+        folds: bags of trees, each with one part of the samples left out, fewest and most.
+        boosted: samples of all bags together where the number of folds lies between those.
         depths: of the ensembles of a bag, below the degree asked for.
         trees, rate, leaves, min_leaf: of an ensemble.
         spectrum: terms of all trees together that are kept.
@@ -30,15 +31,17 @@ class Recipe:
         share, most: terms fitted are this share of the samples, at most so many.
         exponent: prior variance of the trees ~ |coef|**exponent.
         compared, compared_terms: samples to fit and to predict, and terms, where the priors are
-        compared, at most.
+        compared, at most. compared_folds: folds that are looked at then, where there are more
+        samples than `compared`. scored: samples that score the fit and a linear one, at least.
         temperature: of the weights of the priors; 0 takes the best one alone.
     """
 
-    folds: int = 4
+    folds: tuple[int, int] = (4, 8)
+    boosted: int = 4000
     depths: tuple[int, ...] = (2, 0)
-    trees: int = 150
+    trees: int = 300
     rate: float = 0.1
-    leaves: int = 32
+    leaves: int = 12
     min_leaf: int = 4
     spectrum: int = 16_384
     candidates: int = 1024
@@ -47,7 +50,14 @@ class Recipe:
     exponent: float = 2.0
     compared: int = 600
     compared_terms: int = 512
+    compared_folds: int = 3
+    scored: int = 750
     temperature: float = 12.0
+
+    def folds_of(self, samples: int) -> int:
+        """How many parts so many samples are dealt into: the fewer samples, the more."""
+        fewest, most = self.folds
+        return min(max(self.boosted // samples, fewest), most)
 
 
 DEFAULT = Recipe()
@@ -97,7 +107,7 @@ def fit_default(
     y = values - mean[:, None]
     unit = y.abs().amax(1)
     y = y / unit[:, None]
-    fold = folds(len(masks), recipe.folds, seed)
+    fold = folds(len(masks), recipe.folds_of(len(masks)), seed)
     fits = []
     for i, spectra in enumerate(bag_spectra(masks, y, n, fold, degree, recipe)):
         with one_thread():  # many small steps: a second thread costs more than it does
@@ -125,8 +135,9 @@ def bag_spectra(
 ) -> list[Spectra]:
     """For each output the spectra of the ensembles on the samples outside each fold, one depth
     after the other: with D depths columns D k to D k + D - 1 have not seen fold k."""
-    depths = [max(1, degree - less) for less in recipe.depths] * recipe.folds
-    bags = bits.pack(np.repeat(np.arange(recipe.folds), len(recipe.depths))[:, None] != fold)
+    count = int(fold.max()) + 1
+    depths = [max(1, degree - less) for less in recipe.depths] * count
+    bags = bits.pack(np.repeat(np.arange(count), len(recipe.depths))[:, None] != fold)
     forest = ops.boost(
         masks,
         y.repeat_interleave(len(depths), 0),
@@ -192,9 +203,10 @@ class Problem:
         priors = self.priors(k)
         return sum(share * priors[name] for name, share in mixture.items() if share)
 
-    def small(self) -> bool:
-        """Whether every fold can be looked at."""
-        return len(self.values) <= self.recipe.compared
+    def folds(self, few: int) -> range:
+        """The folds to look at: all of a small problem, else a few."""
+        count = int(self.fold.max()) + 1
+        return range(count if len(self.values) <= self.recipe.compared else min(few, count))
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
@@ -204,7 +216,7 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     mixture, level, linear_level = compare_priors(problem)
     linear = single_features(problem.support)
     truth, fitted, fitted_linear = [], [], []
-    for k in range(recipe.folds if problem.small() else 1):
+    for k in problem.folds(-(-recipe.scored * (problem.fold.max() + 1) // len(problem.values))):
         inside, outside = problem.split(k)
         chosen = take(problem.support, problem.blend(mixture, k), terms or size)
         fitted.append(predict(problem, *chosen, level, inside, outside))
@@ -218,7 +230,8 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     else:
         chosen = take(problem.support, problem.blend(mixture), terms or size)
         note = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
-        note = f"{recipe.folds} bags of {len(recipe.depths)} x {recipe.trees} trees; prior {note}"
+        bags = f"{problem.fold.max() + 1} bags of {len(recipe.depths)} x {recipe.trees} trees"
+        note = f"{bags}; prior {note}"
     support, variance = with_constant(*chosen)
     fit = ridge(problem.masks, problem.values, support, variance, level)
     support, coefs = without_dust(support, fit.coefs * unit)
@@ -245,7 +258,7 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
     recipe = problem.recipe
     packed = problem.support.packed()
     parts = []
-    for k in range(recipe.folds if problem.small() else 2):
+    for k in problem.folds(recipe.compared_folds):
         inside, outside = problem.split(k, recipe.compared)
         rows = torch.cat([inside, outside])
         z = signs(ops.parity_bits(problem.masks[rows], packed), len(rows))  # (S, rows)
@@ -279,11 +292,11 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
 
 def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) -> Tensor:
     """Covariance of all samples with the first `inside`, under the `most` largest terms of a prior
-    and a constant of variance one. z: float32 (S, rows) of +-1. Returns float64 (rows, inside)."""
+    and a constant of variance one. z: float32 (S, rows) of +-1. Returns float32 (rows, inside)."""
     top, share = largest(variance, most)
     scaled = z[top] * torch.from_numpy(share).sqrt()[:, None].float()
     with one_thread():
-        return 1.0 + (scaled.T @ scaled[:, :inside]).double()
+        return 1.0 + scaled.T @ scaled[:, :inside]
 
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
@@ -291,7 +304,7 @@ def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
     mean = mean_of(inside)
     duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
     with one_thread():
-        fit = covariance[len(inside) :] @ duals + mean
+        fit = (covariance[len(inside) :] @ duals).double() + mean
         return (fit - outside[:, None]).square().sum(0)
 
 
@@ -335,5 +348,6 @@ def predict(
     """The ridge regression on some samples, at others."""
     support, variances = with_constant(terms, variance)
     mean = mean_of(problem.values[inside])
-    fit = ridge(problem.masks[inside], problem.values[inside] - mean, support, variances, level)
+    y = problem.values[inside] - mean
+    fit = ridge(problem.masks[inside], y, support, variances, level, trace=False)
     return (ops.parity_predict(problem.masks[outside], support, fit.coefs) + mean).numpy()

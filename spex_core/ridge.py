@@ -24,7 +24,7 @@ from torch import Tensor
 from . import ops
 
 DENSE = 8192  # rows of the largest matrix that is factored, 512 MB
-SOME = 512  # samples from which the trace of the hat matrix is estimated, at most
+SOME = 256  # samples from which the trace of the hat matrix is estimated, at most
 BLOCK = 1024  # terms whose signs are held unpacked at a time
 LANCZOS = 48  # steps
 
@@ -36,55 +36,71 @@ class Fit:
     Attributes:
         coefs: float64 (S,), the posterior mean of F.
         effective: trace of the hat matrix, the number of free terms that the fit amounts to; NaN by
-        conjugate gradients.
+        conjugate gradients and where it was not asked for.
     """
 
     coefs: Tensor
     effective: float
 
 
-def ridge(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+def ridge(
+    masks: Tensor,
+    values: Tensor,
+    support: Tensor,
+    variance: Tensor,
+    level: float,
+    *,
+    trace: bool = True,
+) -> Fit:
     """The posterior mean of F at one level.
 
     Args:    masks: packed int64 (T, W). values: float64 (T,). support: packed int64 (S, W).
-             variance: float64 (S,), positive. level: > 0.
+             variance: float64 (S,), positive. level: > 0. trace: whether to find `effective`.
     Cost:    with S <= T: S**2 T / 128 word operations and S**3 / 3 products; with S > T: S T**2 and
              T**3 / 3 products. Where both are over 8,192, T S additions an iteration.
     """
     if min(len(masks), len(support)) > DENSE:
         return _iterate(masks, values.double(), support, variance.double(), level)
     way = _primal if len(support) <= len(masks) else _dual
-    return way(masks, values.double(), support, variance.double(), level)
+    return way(masks, values.double(), support, variance.double(), level, trace)
 
 
-def _primal(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+def _primal(
+    masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float, trace: bool
+) -> Fit:
     """coefs = D (D X'X D + level)**-1 D X' values, D the square roots of the variances."""
     scale = variance.sqrt()
     matrix = ops.parity_gram(ops.parity_bits(masks, support), len(masks))
     matrix *= scale
     matrix *= scale[:, None]
     right = scale * ops.parity_adjoint(masks, support, values)
-    some = _spread(len(masks))
-    rows = signs(ops.parity_bits(masks[some], support), len(some))  # (S, some)
-    rows *= scale[:, None].float()
     with one_thread():
         factor = _factor(matrix, level)
         coefs = scale * torch.cholesky_solve(right[:, None], factor)[:, 0]
-        leverage = _inverse_squares(factor, rows)
+    if not trace:
+        return Fit(coefs, float("nan"))
+    some = _spread(len(masks))
+    rows = signs(ops.parity_bits(masks[some], support), len(some))  # (S, some)
+    rows *= scale[:, None].float()
+    leverage = _inverse_squares(factor, rows)
     return Fit(coefs, float(leverage.mean()) * len(masks))
 
 
-def _dual(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
+def _dual(
+    masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float, trace: bool
+) -> Fit:
     """coefs = diag(w) X' (X diag(w) X' + level)**-1 values."""
     matrix = _covariance(ops.parity_bits(masks, support), len(masks), variance)
-    some = _spread(len(masks))
-    units = torch.zeros(len(masks), len(some))
-    units[some, torch.arange(len(some))] = 1.0
     with one_thread():
         factor = _factor(matrix, level)
         dual = torch.cholesky_solve(values[:, None], factor)[:, 0]
-        diagonal = _inverse_squares(factor, units)  # of the inverse
     coefs = variance * ops.parity_adjoint(masks, support, dual)
+    if not trace:
+        return Fit(coefs, float("nan"))
+    some = _spread(len(masks))
+    units = torch.zeros(len(masks), len(some))
+    units[some, torch.arange(len(some))] = 1.0
+    diagonal = _inverse_squares(factor, units)  # of the inverse
     return Fit(coefs, len(masks) * (1.0 - level * float(diagonal.mean())))
 
 
@@ -119,8 +135,9 @@ def _factor(matrix: Tensor, level: float) -> Tensor:
 
 def _inverse_squares(factor: Tensor, columns: Tensor) -> Tensor:
     """x' (L L')**-1 x for each column x, in float32: float64 (columns,)."""
-    half = torch.linalg.solve_triangular(factor.float(), columns, upper=False)
-    return half.square_().sum(0).double()
+    with one_thread():
+        half = torch.linalg.solve_triangular(factor.float(), columns, upper=False)
+        return half.square_().sum(0).double()
 
 
 def _iterate(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, level: float) -> Fit:
@@ -151,30 +168,33 @@ def _iterate(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, l
 
 
 def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
-    """The dual solutions (covariance + level)**-1 values at all levels: float64 (T, levels).
+    """The dual solutions (covariance + level)**-1 values at all levels: (T, levels), in the dtype
+    of the covariance.
 
     By Lanczos tridiagonalisation from the values: after it a level costs next to nothing. At most
     48 steps, so that levels far below the largest eigenvalue are solved roughly or not at all,
     which shows in their errors on other samples.
     """
-    basis = torch.zeros(min(LANCZOS, len(values)), len(values), dtype=torch.float64)
+    basis = covariance.new_zeros(min(LANCZOS, len(values)), len(values))
     alpha, beta = [], []
     with one_thread():
         size = values.norm()
         if size == 0:
-            return torch.zeros(len(values), len(levels), dtype=torch.float64)
-        vector = values / size
+            return covariance.new_zeros(len(values), len(levels))
+        vector = (values / size).to(covariance.dtype)
         for i in range(len(basis)):
             basis[i] = vector
             vector = covariance @ vector
-            alpha.append(vector @ basis[i])
+            alpha.append((vector @ basis[i]).double())
             for _ in range(2):  # orthogonal to rounding
                 vector = vector - (basis[: i + 1] @ vector) @ basis[: i + 1]
-            beta.append(vector.norm())
-            if beta[-1] < 1e-7:
+            length = vector.norm()
+            if length < 1e-7:
                 break
-            vector = vector / beta[-1]
-        return basis[: len(alpha)].T @ (size * _solve_tridiagonal(alpha, beta, levels))
+            beta.append(length.double())
+            vector = vector / length
+        weights = size * _solve_tridiagonal(alpha, beta, levels)
+        return basis[: len(alpha)].T @ weights.to(covariance.dtype)
 
 
 def _solve_tridiagonal(alpha: list[Tensor], beta: list[Tensor], levels: Tensor) -> Tensor:
