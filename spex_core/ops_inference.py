@@ -70,6 +70,10 @@ def mask_lengths(
             from . import native
 
             return native.mask_lengths_cpu(masks, lengths, fixed)
+        case "triton":
+            from .triton_kernels.mask_lengths import mask_lengths as impl
+
+            return impl(masks, lengths, fixed)
         case _:
             return reference.mask_lengths(masks, lengths, fixed)
 
@@ -103,6 +107,10 @@ def pack_tokens(
             from . import native
 
             found = native.pack_tokens_cpu(masks, ids, owner, n, original_positions)
+        case "triton":
+            from .triton_kernels.pack_tokens import pack_tokens as impl
+
+            found = impl(masks, ids, owner, n, original_positions)
         case _:
             found = reference.pack_tokens(masks, ids, owner, n, original_positions)
     return PackedTokens(*found)
@@ -140,6 +148,10 @@ def pack_trie(
             from . import native
 
             found = native.pack_trie_cpu(masks, ids, owner, n, original_positions)
+        case "triton":
+            from .triton_kernels.pack_trie import pack_trie as impl
+
+            found = impl(masks, ids, owner, n, original_positions)
         case _:
             found = reference.pack_trie(masks, ids, owner, n, original_positions)
     return PackedTrie(*found)
@@ -181,6 +193,11 @@ def mask_embed(
         fits = torch.equal(starts, reference.offsets(lengths))
         check(fits, "mask_embed: starts must be that of pack_tokens for these masks and owners")
     match pick("mask_embed", backend, masks.device):
+        case "triton":
+            from .triton_kernels.mask_embed import mask_embed as impl
+
+            _refuse_gradients("mask_embed", embeddings, baseline)
+            return impl(masks, embeddings, baseline, owner, n, starts)
         case _:
             return reference.mask_embed(
                 masks, embeddings, baseline, owner, n, drop=starts is not None
@@ -229,6 +246,11 @@ def head_scale(
     if scale is not None:
         _check_float("head_scale", "scale", scale, (len(masks),), masks)
     match pick("head_scale", backend, x.device):
+        case "triton":
+            from .triton_kernels.head_scale import head_scale as impl
+
+            _refuse_gradients("head_scale", x, mean, scale)
+            return impl(x, masks, sequence, first, mean, scale)
         case _:
             return reference.head_scale(x, masks, sequence, first, mean, scale)
 
@@ -259,6 +281,11 @@ def score_last(
     """
     _check_scores("score_last", hidden, rows, weight, bias, norm)
     match pick("score_last", backend, hidden.device):
+        case "triton":
+            from .triton_kernels.score_last import score_last as impl
+
+            _refuse_gradients("score_last", hidden, weight, bias, *(norm or ()))
+            return impl(hidden, rows, weight, bias, norm)
         case _:
             return reference.score_last(hidden, rows, weight, bias, norm)
 
@@ -292,6 +319,11 @@ def token_logprobs(
         limit=len(weight),
     )
     match pick("token_logprobs", backend, hidden.device):
+        case "triton":
+            from .triton_kernels.token_logprobs import token_logprobs as impl
+
+            _refuse_gradients("token_logprobs", hidden, weight, bias, *(norm or ()))
+            return impl(hidden, rows, weight, targets, bias, norm)
         case _:
             return reference.token_logprobs(hidden, rows, weight, targets, bias, norm)
 
@@ -333,6 +365,7 @@ def _check_indices(
     expected = f"({'L' if length is None else length},)"
     check(fits, "{}: {} must have shape {}, got {}", op, name, expected, tuple(x.shape))
     check_device(op, name, x, other_name, other)
+    check(limit != 0 or not len(x), "{}: {} must be empty where it counts nothing", op, name)
     if limit is not None and x.device.type == "cpu" and len(x):
         least, most = (int(bound) for bound in x.aminmax())
         check(
@@ -388,3 +421,10 @@ def _check_scores(
         if norm[2] is not None:
             _check_float(op, "norm bias", norm[2], (width,), hidden)
         check(norm[3] > 0, "{}: eps of norm must be positive, got {}", op, norm[3])
+
+
+def _refuse_gradients(op: str, *arguments: object) -> None:
+    asked = torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in arguments
+    )
+    check(not asked, "{}: backend 'triton' has no gradient: call it under torch.no_grad()", op)
