@@ -18,33 +18,33 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-I, F = "*i64", "*fp32"  # pointers
+P = "*i64"  # a pointer
 N = "i32"
 
 # module, kernel, types of its arguments in order, its constants; one line for each variant that a
 # launcher uses. A kernel that is missing here fails test_every_kernel_is_compiled.
 KERNELS = [
-    ("mask_lengths", "_mask_lengths_kernel", (I, I, I, N, N, N, N), {"BLOCK_T": 32}),
+    ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (
             "pack_tokens",
             "_pack_tokens_kernel",
-            (*[I] * 8, "*i32", N, N, N),
+            (*[P] * 8, "*i32", N, N, N),
             {"TRIE": trie, "ORIGINAL": original, "BLOCK_L": 256},
         )
         for trie, original in ((False, False), (True, True))
     ),
-    ("pack_trie", "_trie_prefixes_kernel", (*[I] * 5, N, N, N), {"BLOCK_L": 256}),
+    ("pack_trie", "_trie_prefixes_kernel", (*[P] * 5, N, N, N), {"BLOCK_L": 256}),
     (
-        *("pack_trie", "_subtree_end_kernel", (I, "*i32", I, I, I, N, N)),
+        *("pack_trie", "_subtree_end_kernel", (P, "*i32", P, P, P, N, N)),
         {"LEVELS": 12, "BLOCK_N": 256},
     ),
-    ("pack_trie", "_last_node_kernel", (I, I, I), {}),
+    ("pack_trie", "_last_node_kernel", (P, P, P), {}),
     *(
         (
             "mask_embed",
             "_mask_embed_kernel",
-            (I, x, x, I, I, x, *[N] * 5),
+            (P, x, x, P, P, x, *[N] * 5),
             {"DROP": drop, "BLOCK_L": 32, "BLOCK_D": 64},
         )
         for x, drop in (("*fp32", False), ("*bf16", True), ("*fp64", False))
@@ -53,7 +53,7 @@ KERNELS = [
         (
             "head_scale",
             "_head_scale_kernel",
-            (x, I, "*i32", x, wide, x, *[N] * 5),
+            (x, P, "*i32", x, wide, x, *[N] * 5),
             {"MEAN": mean, "SCALE": scale, "BLOCK": 1024},
         )
         for x, wide, mean, scale in (
@@ -66,7 +66,7 @@ KERNELS = [
         (
             "score_last",
             "_score_last_kernel",
-            (x, I, x, x, x, x, out, N, N, N),
+            (x, P, x, x, x, x, out, N, N, N),
             {
                 "EPS": 1e-5,
                 "CENTRE": norm,

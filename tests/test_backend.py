@@ -127,7 +127,8 @@ def test_triton_says_why_it_needs_a_device_or_the_interpreter(wanted: str) -> No
     pytest.importorskip("triton")
     program = (
         "import torch; torch.cuda.is_available = lambda: False\n"
-        "from spex_core.backend import interpreted, why_not; print(interpreted(), why_not('triton'))"
+        "from spex_core.backend import interpreted, why_not\n"
+        "print(interpreted(), why_not('triton'))"
     )
     run = subprocess.run(
         [sys.executable, "-c", program],
