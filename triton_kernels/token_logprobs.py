@@ -72,7 +72,8 @@ def token_logprobs(
     rows, targets = rows.where(known, 0), targets.where(known, 0)
     x = normed_rows(hidden, rows, norm)  # (R, d)
     dtype = x.dtype
-    weight = weight.double() if dtype == torch.float64 else weight
+    if dtype == torch.float64 or not x.is_cuda:  # the interpreter multiplies bits of bfloat16
+        weight = weight.to(dtype)
     x = x.to(weight.dtype)
     block_r, block_v, block_d = TILES.get(dtype, TILE)
     most, total = x.new_empty((2, triton.cdiv(vocabulary, RANGE), len(x)), dtype=dtype)
