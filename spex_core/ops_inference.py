@@ -342,8 +342,14 @@ def _check_layout(op: str, masks: Tensor, owner: Tensor, n: int) -> int:
     n = check_int(f"{op}: n", n, 1)
     _check_words(op, masks, n)
     _check_indices(op, "owner", owner, None, "masks", masks)
-    inside = not len(owner) or bool(((owner >= 0) & (owner <= n)).all())
-    check(inside, "{}: owner must be in [0, {}], {} for what is always kept", op, n, n)
+    least, most = (int(x) for x in owner.aminmax()) if len(owner) else (0, n)
+    check(
+        least >= 0 and most <= n,
+        "{}: owner must be in [0, {}], {} for what is always kept",
+        op,
+        n,
+        n,
+    )
     return n
 
 
