@@ -66,6 +66,10 @@ def mask_lengths(
     _check_words("mask_lengths", masks, check_int("mask_lengths: len(lengths)", len(lengths), 1))
     fixed = check_int("mask_lengths: fixed", fixed, 0)
     match pick("mask_lengths", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            return native.mask_lengths_cpu(masks, lengths, fixed)
         case _:
             return reference.mask_lengths(masks, lengths, fixed)
 
@@ -95,6 +99,10 @@ def pack_tokens(
     n = _check_layout("pack_tokens", masks, owner, n)
     _check_indices("pack_tokens", "ids", ids, len(owner), "masks", masks)
     match pick("pack_tokens", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            found = native.pack_tokens_cpu(masks, ids, owner, n, original_positions)
         case _:
             found = reference.pack_tokens(masks, ids, owner, n, original_positions)
     return PackedTokens(*found)
@@ -128,6 +136,10 @@ def pack_trie(
     n = _check_layout("pack_trie", masks, owner, n)
     _check_indices("pack_trie", "ids", ids, len(owner), "masks", masks)
     match pick("pack_trie", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            found = native.pack_trie_cpu(masks, ids, owner, n, original_positions)
         case _:
             found = reference.pack_trie(masks, ids, owner, n, original_positions)
     return PackedTrie(*found)
