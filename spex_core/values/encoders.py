@@ -179,7 +179,7 @@ def choose(encoder: Encoder, masker: Masker, masks: Tensor) -> Packed | Padded:
     if gap <= tolerance(encoder.model.dtype):
         return packed
     name = type(encoder.model).__name__
-    warnings.warn(f"{name} runs in padded batches, not packed: {why}", stacklevel=2)
+    warnings.warn(f"{name} runs in padded batches, not packed: {why}", stacklevel=4)
     return padded
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import masks as bits
 from ..errors import check, check_int
-from ..value_function import ValueFunction
+from ..value_function import ValueFunction, run_threaded
 from .encoders import Encoder, Packed, Padded, as_encoder, choose, load_encoder, load_minilm
 from .fingerprints import digest, name_callable, name_layout, name_model
 from .masking import Masking
@@ -142,7 +142,10 @@ class EncoderText(ValueFunction):
     def _backend(self) -> Packed | Padded:
         none, some, every = np.zeros((3, self.n), np.bool_)
         some[::2] = every[:] = True
-        return choose(self.encoder, self.masker, bits.pack(np.stack([none, some, every])))
+        masks = bits.pack(np.stack([none, some, every]))
+        one = None if self.threads is None else 1
+        (found,) = run_threaded(lambda rows: choose(self.encoder, self.masker, rows), [masks], one)
+        return found
 
 
 class TextSimilarity(EncoderText):
