@@ -110,6 +110,7 @@ def compare(
         budget=plan.budget,
         degree=plan.degree,
         decoder=decoder,
+        prefix_sharing=plan.profile,
         seed=plan.seed,
         batch_size=batch_size,
         progress=progress,

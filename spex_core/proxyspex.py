@@ -38,6 +38,7 @@ def proxyspex(
     preset: str = "default",
     degree: int = 5,
     terms: int | None = None,
+    prefix_sharing: bool = False,
     seed: int = 0,
     batch_size: int = 1024,
     progress: Progress | None = None,
@@ -59,6 +60,8 @@ def proxyspex(
         terms: Fourier terms to fit at most, beside the constant; by default half the samples, from
             1,024 to 8,192. A linear fit, where that is better, has all features. Not for the
             paper's recipe, which keeps 95 % of the energy.
+        prefix_sharing: draw the masks in groups that agree on their first features, for a model
+            that computes a shared prefix once. PREFIX_DOC
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
         progress: called as progress(done, total) after each batch.
@@ -79,13 +82,15 @@ def proxyspex(
     batch_size = check_int("proxyspex: batch_size", batch_size, 1)
     clock = Clock()
     with clock("plan"):
-        plan = plan_uniform(n, budget, seed=seed)
+        plan = plan_uniform(n, budget, seed=seed, prefix_sharing=prefix_sharing)
     with clock("evaluate"):
         values, used = evaluate(
             f, plan, batch_size=batch_size, progress=progress, known=known, many=True
         )
     masks = plan.masks(0, plan.total)
-    return _explain(masks, values, names, clock, budget=budget, used=used, **options)
+    return _explain(
+        masks, values, names, clock, budget=budget, used=used, uniform=True, **options
+    )
 
 
 def fit(
@@ -123,7 +128,11 @@ def fit(
     with clock("plan"):
         packed = bits.pack(dense)
     return _explain(
-        packed, torch.from_numpy(numbers), names, clock, budget=len(packed), used=0, **options
+        *(packed, torch.from_numpy(numbers), names, clock),
+        budget=len(packed),
+        used=0,
+        uniform=False,
+        **options,
     )
 
 
@@ -158,8 +167,10 @@ def _explain(
     seed: int,
     budget: int,
     used: int,
+    uniform: bool,
 ) -> Explanation | list[Explanation]:
-    """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output."""
+    """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output.
+    uniform: whether the masks are known to be."""
     n = len(names)
     with clock("plan"):
         samples = distinct(masks, values, n)
@@ -169,7 +180,7 @@ def _explain(
             "{}: masks must be at least {} different ones, got {}",
             *(where, least, len(samples.masks)),
         )
-        samples = varying(samples)
+        samples = varying(samples, uniform=uniform)
     with clock("fit"):
         fits = _fit_outputs(samples, preset, degree, terms, seed)
     out = []

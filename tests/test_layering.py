@@ -28,6 +28,7 @@ ORDER = [
         "masks",
         "planner",
         "value_function",
+        "prefixes",
         "plan",
         "evaluate",
         "alias",
