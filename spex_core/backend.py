@@ -15,7 +15,8 @@ from .errors import BackendUnavailable
 Backend = Literal["auto", "reference", "cpu", "triton", "cuda"]
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
-# op -> the backends that implement it. ops.py holds one `match` per op with the same names.
+# op -> the backends that implement it. ops.py and ops_inference.py hold one `match` per op with the
+# same names.
 OPS: dict[str, tuple[str, ...]] = {
     "fwht": ("reference", "cpu"),
     "affine_masks": ("reference", "cpu"),
@@ -28,6 +29,13 @@ OPS: dict[str, tuple[str, ...]] = {
     "peel": ("reference", "cpu"),
     "boost": ("reference", "cpu"),
     "tree_fourier": ("reference", "cpu"),
+    "mask_lengths": ("reference", "cpu"),
+    "pack_tokens": ("reference", "cpu"),
+    "pack_trie": ("reference", "cpu"),
+    "mask_embed": ("reference",),
+    "head_scale": ("reference",),
+    "score_last": ("reference",),
+    "token_logprobs": ("reference",),
 }
 
 
