@@ -3,7 +3,8 @@ failure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from . import masks as bits
 from .errors import EvaluationError, EvaluationInterrupted, check
 from .plan import SamplingPlan
+from .value_function import ValueFunction
 
 SetFunction = Callable[[np.ndarray], "np.ndarray | Tensor | list[float]"]
 Progress = Callable[[int, int], None]
@@ -30,8 +32,13 @@ def evaluate(
 ) -> tuple[Tensor, int]:
     """The values of all rows of the plan, asking f for each distinct mask once.
 
-    Args:    f: bool (batch, n) -> (batch,) finite numbers. batch_size: rows of a call at the most.
-             progress: called with (evaluations done, evaluations in all) after each call.
+    A ValueFunction gets packed masks, in its own order and packs; anything else is called on dense
+    ones in the order of the plan.
+
+    Args:    f: bool (batch, n) -> (batch,) finite numbers, or a ValueFunction.
+             batch_size: rows of a call at the most; a ValueFunction has a budget of its own.
+             progress: called with (evaluations done, evaluations in all) after each call; of a
+             ValueFunction, what they cost in its own unit.
              known: bool masks (rows, n) and their values (rows,), which are not asked for again.
              many: whether f may have q outputs, (batch, q), and known values (rows, q).
     Returns: float64 (T,), or (T, q), and how many masks f was asked for.
@@ -49,11 +56,13 @@ def evaluate(
     total, done = int(owed.sum()), 0
 
     try:
-        for rows, batch in _batches(plan, owed, batch_size):
-            answers.put(slot[rows], _numbers(f(batch), len(batch), many))
-            done += len(rows)
-            if progress is not None:
-                progress(done, total)
+        spent, work = 0, total if progress is None else _work(f, plan, owed)
+        with contextlib.closing(_asked(f, plan, owed, batch_size)) as answered:
+            for rows, answer, cost in answered:
+                answers.put(slot[rows], _numbers(answer, len(rows), many))
+                done, spent = done + len(rows), spent + cost
+                if progress is not None:
+                    progress(spent, work)
     except (Exception, KeyboardInterrupt) as cause:  # wherever it struck, what was paid for is kept
         paid, worth = _paid(plan, answers, slot, owed & answers.there[slot], known)
         interrupted = isinstance(cause, KeyboardInterrupt)
@@ -67,6 +76,28 @@ def evaluate(
             total=total,
         ) from cause
     return torch.from_numpy(answers.values[slot]), total
+
+
+def _asked(
+    f: SetFunction | ValueFunction, plan: SamplingPlan, owed: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, object, int]]:
+    """(rows of the plan, what f said of them, what that cost) until no owed row is left."""
+    if not isinstance(f, ValueFunction):
+        for rows, batch in _batches(plan, owed, batch_size):
+            yield rows, f(batch), len(rows)
+        return
+    check(f.n == plan.n, "it must have n = {} features, got {}", plan.n, f.n)
+    for rows, masks in _blocks(plan, owed, whole=f.order == "prefix"):
+        with contextlib.closing(f.stream(masks)) as packs:
+            for at, values in packs:
+                yield rows[at], values, int(f.cost(masks[torch.from_numpy(at)]).sum())
+
+
+def _work(f: SetFunction | ValueFunction, plan: SamplingPlan, owed: np.ndarray) -> int:
+    """What all owed rows cost, in the unit of f."""
+    if not isinstance(f, ValueFunction):
+        return int(owed.sum())
+    return sum(int(f.cost(masks).sum()) for _, masks in _blocks(plan, owed))
 
 
 class _Answers:
@@ -105,16 +136,30 @@ def _paid(
     return np.concatenate([masks, *fresh]), np.concatenate([numbers, values])
 
 
-def _batches(plan: SamplingPlan, owed: np.ndarray, size: int):
+def _batches(
+    plan: SamplingPlan, owed: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows (batch,), masks bool (batch, n)) over the owed rows, in the order of the plan."""
-    for start in range(0, plan.total, BLOCK):
-        rows = start + np.flatnonzero(owed[start : start + BLOCK])
-        if not len(rows):
-            continue
-        block = plan.masks(start, min(start + BLOCK, plan.total))
+    for rows, masks in _blocks(plan, owed):
         for at in range(0, len(rows), size):
-            some = rows[at : at + size]
-            yield some, bits.unpack(block[torch.from_numpy(some - start)], plan.n)
+            yield rows[at : at + size], bits.unpack(masks[at : at + size], plan.n)
+
+
+def _blocks(
+    plan: SamplingPlan, owed: np.ndarray, *, whole: bool = False
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """(rows (k,), packed masks (k, W)) over the owed rows, in the order of the plan; all in one
+    where `whole`, as masks that share prefixes can only be neighbours in one block."""
+    blocks = (
+        (rows, plan.masks(start, min(start + BLOCK, plan.total))[torch.from_numpy(rows - start)])
+        for start in range(0, plan.total, BLOCK)
+        if len(rows := start + np.flatnonzero(owed[start : start + BLOCK]))
+    )
+    if not whole:
+        yield from blocks
+    elif parts := list(blocks):
+        rows, masks = zip(*parts, strict=True)
+        yield np.concatenate(rows), torch.cat(masks)
 
 
 def _numbers(answer: object, count: int, many: bool) -> np.ndarray:

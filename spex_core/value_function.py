@@ -9,9 +9,9 @@ the same mask twice in a batch or for more tokens at a time than fit.
 from __future__ import annotations
 
 import abc
+import contextlib
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import masks as bits
 from .errors import check
-from .planner import Order, arrange, cut, distinct
+from .planner import Order, arrange, cut, distinct, lexicographic
 
 
 class ValueFunction(abc.ABC):
@@ -36,14 +36,15 @@ class ValueFunction(abc.ABC):
     and may set, as attributes of the class or of the object:
     order:       "length" (default), "prefix" or "any": the order in which packs are cut.
     tokens:      the budget of one pack; halved, for good, where memory runs out.
-    threads:     packs at a time, each on one torch thread: on a CPU, short packs gain from it.
+    threads:     packs at a time, each on one torch thread: on a CPU, short packs gain from it, and
+                 no value depends on the number. None: one pack at a time, on torch's threads.
     added:       for order = "prefix": packed masks (T, W) in lexicographic order -> int64 (T,),
                  what each costs after the one before it.
     """
 
     order: Order = "length"
     tokens: int = 1 << 14
-    threads: int = 1
+    threads: int | None = None
     unit: ClassVar[str] = "tokens"  # of cost
 
     features: Sequence[str]
@@ -71,66 +72,91 @@ class ValueFunction(abc.ABC):
 
         Args:    masks: packed int64 (T, W), any order, repeats allowed.
         Returns: float32 (T,), or (T, q) for q outputs.
-        Raises:  what `run` raises; an out-of-memory error only where one mask alone does not fit;
-                 ValueError where `run` returns another number of values than masks.
+        Raises:  what `stream` raises.
         Cost:    one pass over the tokens of the distinct masks.
         """
-        masks = bits.pack_batch(type(self).__name__, masks, self.n)
-        first, slot = distinct(masks)
-        if not len(first):
-            return np.empty(0, np.float32)
-        rows = masks[torch.from_numpy(first)]
-        rank = arrange(self.cost(rows), self.order)
-        values = self._in_packs(rows[torch.from_numpy(rank)])
-        place = np.empty(len(rank), np.int64)
-        place[rank] = np.arange(len(rank))
-        return values[place[slot]]
+        first, slot = distinct(bits.pack_batch(type(self).__name__, masks, self.n))
+        values = np.empty(len(first), np.float32)
+        with contextlib.closing(self.stream(masks[torch.from_numpy(first)])) as packs:
+            for rows, part in packs:
+                if values.shape[1:] != part.shape[1:]:  # the first of several outputs
+                    values = np.empty((len(first), *part.shape[1:]), np.float32)
+                values[rows] = part
+        return values[slot]
 
     def __call__(self, masks: np.ndarray | Tensor) -> np.ndarray:
         """bool (T, n) -> float32 (T,) or (T, q): the plain form of evaluate."""
-        if isinstance(masks, Tensor) and masks.dtype == torch.int64:
-            raise TypeError(f"{type(self).__name__}: masks must be bool, got packed int64")
-        return self.evaluate(bits.pack_batch(type(self).__name__, masks, self.n))
+        dense = masks.cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
+        if dense.dtype != np.bool_:
+            raise TypeError(f"{type(self).__name__}: masks must be bool, got {dense.dtype}")
+        check(
+            dense.ndim == 2 and dense.shape[1] == self.n,
+            "{}: masks must have shape (batch, {}), got {}",
+            *(type(self).__name__, self.n, dense.shape),
+        )
+        return self.evaluate(bits.pack(dense))
 
-    def _in_packs(self, rows: Tensor) -> np.ndarray:
-        """Values of distinct masks in the order in which they stand."""
-        answers: dict[int, np.ndarray] = {}  # first row of a pack -> its values
+    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The values of distinct packed masks (U, W), a pack at a time, as they are done.
 
-        def attempt(pack: slice) -> slice | None:
+        Yields: (rows, values): int64 (p,) and float32 (p,) or (p, q); in the declared order.
+        Raises: what `run` raises; an out-of-memory error only where one mask alone does not fit;
+                ValueError where `run` returns anything but finite numbers, as many for each mask.
+        Memory: that of one pack (of `threads` packs), whatever U is, and some bytes a mask.
+        """
+        rank = lexicographic(masks)
+        rank = rank[arrange(self.cost(masks[torch.from_numpy(rank)]), self.order)]
+        rows = masks[torch.from_numpy(rank)]
+        cost, added = self.cost(rows), self.added(rows)
+        start, outputs = 0, None
+
+        def attempt(pack: slice) -> tuple[slice, np.ndarray | None]:
             try:
-                answers[pack.start] = self._checked(rows[pack])
+                return pack, self._checked(rows[pack])
             except (MemoryError, RuntimeError) as error:
                 if pack.stop - pack.start == 1 or not _out_of_memory(error):
                     raise
-                return pack
-            return None
+                return pack, None
 
-        waiting = deque([slice(0, len(rows))])
-        while waiting:
-            jobs = [pack for part in waiting for pack in self._cut(rows, part)]
-            failed = [pack for pack in run_threaded(attempt, jobs, self.threads) if pack]
-            if failed:  # the rest is done: go on with these, in packs of half the size
-                self.tokens = max(1, self.tokens // 2)
-                _release_memory()
-            waiting = deque(failed)
-        return np.concatenate([answers[start] for start in sorted(answers)])
-
-    def _cut(self, rows: Tensor, part: slice) -> Iterable[slice]:
-        some = rows[part]
-        for pack in cut(self.cost(some), self.tokens, self.added(some)):
-            yield slice(part.start + pack.start, part.start + pack.stop)
+        while start < len(rows):
+            left = slice(start, None)
+            cuts = cut(cost[left], self.tokens, None if added is None else added[left])
+            jobs = [slice(start + pack.start, start + pack.stop) for pack in cuts]
+            with contextlib.closing(run_threaded(attempt, jobs, self.threads)) as results:
+                for pack, values in results:
+                    if values is None:  # go on from here in packs of half the size
+                        self.tokens = max(1, min(self.tokens, int(cost[pack].sum())) // 2)
+                        _release_memory()
+                        break
+                    outputs = values.shape[1:] if outputs is None else outputs
+                    self._check_outputs(values.shape[1:], outputs)
+                    start = pack.stop
+                    yield rank[pack], values
 
     def _checked(self, rows: Tensor) -> np.ndarray:
         values = self.run(rows)
         if isinstance(values, Tensor):
             values = values.detach().float().cpu().numpy()
-        values = np.asarray(values, np.float32)
+        values, name = np.asarray(values, np.float32), type(self).__name__
         check(
-            values.ndim in (1, 2) and len(values) == len(rows),
-            "{}: run must return one value or one row of values per mask, shape ({},), got {}",
-            *(type(self).__name__, len(rows), values.shape),
+            values.ndim in (1, 2) and len(values) == len(rows) and values.size > 0,
+            "{}: it must return one value or one row of values per mask, shape ({},), got {}",
+            *(name, len(rows), values.shape),
+        )
+        bad = ~np.isfinite(values).reshape(len(rows), -1).all(1)
+        check(
+            not bad.any(),
+            "{}: values must be finite, got {} for mask {} of a pack ({} of {} are not finite)",
+            *(name, values[bad.argmax()], bad.argmax(), bad.sum(), len(rows)),
         )
         return values
+
+    def _check_outputs(self, got: tuple[int, ...], before: tuple[int, ...]) -> None:
+        check(
+            got == before,
+            "{}: it must return as many outputs for each pack, got shape {} after {}",
+            *(type(self).__name__, ("masks", *got), ("masks", *before)),
+        )
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -145,22 +171,28 @@ def _release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-_thread_count = threading.Lock()  # torch's thread count belongs to the process: one user at a time
+_thread_count = threading.RLock()  # torch's thread count belongs to the process: one user at a time
 
 
-def run_threaded(work: Callable[[Any], Any], jobs: Iterable[Any], threads: int) -> list[Any]:
-    """[work(job) for job in jobs], `threads` of them at a time with one torch thread each.
+def run_threaded(
+    work: Callable[[Any], Any], jobs: Sequence[Any], threads: int | None
+) -> Iterator[Any]:
+    """work(job) for each job in order, `threads` of them at a time with one torch thread each; for
+    None one at a time on torch's threads.
 
     For sequences this short it is faster than to split each forward pass (1.1 to 1.2 times on two
-    cores), and no value depends on the number of threads. torch's own count is put back.
+    cores), and no value depends on the number of threads. torch's own count is put back at the end,
+    or when the iterator is closed.
     """
-    if threads == 1:
-        return [work(job) for job in jobs]
+    if threads is None:
+        yield from map(work, jobs)
+        return
     with _thread_count:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
+        pool = ThreadPoolExecutor(threads)
         try:
-            with ThreadPoolExecutor(threads) as pool:
-                return list(pool.map(work, jobs))
+            yield from pool.map(work, jobs)
         finally:
+            pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)
