@@ -242,10 +242,7 @@ def aliased_plan(
     delays = torch.cat([bits.pack(coded.T.astype(np.bool_)), uniform])
     profile = profile_of(prefix_sharing)
     columns = torch.stack(
-        [
-            hash_columns(b, n, seed=seed, stream=HASH + g, profile=profile)
-            for g in range(groups)
-        ]
+        [hash_columns(b, n, seed=seed, stream=HASH + g, profile=profile) for g in range(groups)]
     )
     return SamplingPlan(
         n=n,

@@ -88,9 +88,7 @@ def proxyspex(
             f, plan, batch_size=batch_size, progress=progress, known=known, many=True
         )
     masks = plan.masks(0, plan.total)
-    return _explain(
-        masks, values, names, clock, budget=budget, used=used, uniform=True, **options
-    )
+    return _explain(masks, values, names, clock, budget=budget, used=used, uniform=True, **options)
 
 
 def fit(
