@@ -1,6 +1,6 @@
 """What masks that share their first features cost in accuracy and save in tokens.
 
-    SPEX_GAMES=shared/games python bench/bench_prefix.py       # about ten minutes
+    SPEX_GAMES=shared/games python bench/bench_prefix.py       # six CPU minutes
 
 1. SPEX, the real decoder: independent hash columns against staircases, the same budget, on planted
    functions of 20, 10 and 5 dB whose terms lie anywhere, in the first or in the second half of the

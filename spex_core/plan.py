@@ -3,10 +3,9 @@
     x = M_g l + d_p   for all l in {0,1}^b, groups g < C, delays p < P        (C, P, B) rows
     then uniform masks for the refit, then uniform masks held out to score the result
 
-The columns of M_g (n x b) are uniform over GF(2), or zero on the first features of each by a profile
-(prefixes.py); d_0 = 0, d_1 .. d_r are the parity rows of a BCH
-code that tells any two sets of at most `degree` features apart, and any delays after those are
-uniform.
+The columns of M_g (n x b) are uniform over GF(2), or zero on their first features (prefixes.py);
+d_0 = 0, d_1 .. d_r are the parity rows of a BCH code that tells any two sets of at most `degree`
+features apart, and any delays after those are uniform.
 Source: Kang et al. 2025 (SPEX), section 4; Erginbas et al. 2023 (q-SFT).
 """
 

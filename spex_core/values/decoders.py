@@ -1,4 +1,4 @@
-"""The last hidden states of a causal language model for many masks of one input, in one of three ways.
+"""The last hidden states of a causal language model for many masks of one input, in three ways.
 
     trie       one forward pass over the nodes of the trie of all sequences
     packed     one over all sequences, end to end
@@ -96,8 +96,9 @@ def _last(last: Tensor, choices: Choices) -> Tensor:
 
 
 def decoder_for(model: Any, head: Head, choices: Choices, how: How | None) -> Decoder:
-    """The first way that is right for the model and the longest sequence, or the one asked for. Says
-    so in a warning where it is not the trie.
+    """The first way that is right for the model and the longest sequence, or the one asked for.
+
+    A warning says so where it is not the trie, and why.
 
     Raises: ValueError for an unknown `how`; NotImplementedError where the one asked for is not
             right, or none is: the model's logits are not its head times its last states.

@@ -154,7 +154,7 @@ def _all_at_once(
     """As _block_by_block, in one launch: for a GPU, which would wait for many small ones."""
     keys, seen = trie.batch
     heads, groups, nodes, dim = query.shape
-    blocks, most = keys.shape
+    blocks = len(keys)
     q = torch.nn.functional.pad(query, (0, 0, 0, blocks * BLOCK - nodes))
     q = q.view(heads, groups, blocks, BLOCK, dim).permute(2, 0, 1, 3, 4).flatten(2, 3)
     k, v = (x[:, keys].transpose(0, 1) for x in (key, value))  # (blocks, K, M, D)
