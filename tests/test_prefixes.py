@@ -61,7 +61,9 @@ def test_columns_are_zero_at_first_and_independent(n: int, profile: tuple[float,
 def test_without_a_profile_nothing_changes() -> None:
     plain = aliased_plan(65, 6, seed=2)
     for option in (False, (), [], (0.0, 0.0)):
-        assert torch.equal(aliased_plan(65, 6, seed=2, prefix_sharing=option).columns, plain.columns)
+        assert torch.equal(
+            aliased_plan(65, 6, seed=2, prefix_sharing=option).columns, plain.columns
+        )
     assert not torch.equal(aliased_plan(65, 6, seed=2, prefix_sharing=True).columns, plain.columns)
 
 

@@ -60,6 +60,22 @@ def gpt2(dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     return _made(GPT2LMHeadModel, GPT2Config, dtype, size, **changes)
 
 
+def classifier(dtype: torch.dtype = torch.float32) -> Any:
+    """Llama with two classes, at the last token."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    return _made(LlamaForSequenceClassification, LlamaConfig, dtype, **names)
+
+
+def mamba() -> Any:
+    """No attention at all."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    size = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
+    return _made(MambaForCausalLM, MambaConfig, torch.float32, size)
+
+
 SIZE = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -73,8 +89,9 @@ SIZE = {
 def _made(
     model: Any, config: Any, dtype: torch.dtype, size: dict[str, int] = SIZE, **changes: Any
 ) -> Any:
-    """A model that is not linear in anything: weights ten times as large as at the usual start."""
+    """Weights larger than at the usual start, so that what a model says depends on its input."""
     torch.manual_seed(0)
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "vocab_size": VOCABULARY}
-    made = model(config(initializer_range=0.2, **size, **special, **changes))
+    settings = {"initializer_range": 0.1, **size, **special, **changes}
+    made = model(config(**settings))
     return made.to(dtype).eval()

@@ -7,6 +7,7 @@ end to end without padding (packing.py), or one length at a time.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
@@ -25,6 +26,7 @@ from .scorers import Custom, Scorer
 from .tokens import tokenize
 from .units import Units
 
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LONG_TAIL = 16  # fixed tokens after the features that are too few to warn of
 
 
@@ -119,7 +121,7 @@ class CausalText(ValueFunction):
         """Features without a token, so without effect."""
         return self.choices.layout.inert
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         layout = self.choices.layout
         parts = [
@@ -180,12 +182,13 @@ def _warn_of_tail(choices: Choices) -> None:
 
 
 def _name_of(model: Any) -> str:
-    """A model's class, settings and a sample of each of its weights: models that differ have other
-    names, and one model the same wherever its files lie."""
+    """A model's class, settings and a checksum of its weights, whatever file they came from: the
+    sum of their bits as whole numbers is the same on every machine, in any order of addition."""
     settings = {k: v for k, v in model.config.to_diff_dict().items() if k != "_name_or_path"}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
-        sample = weight.flatten()[:: max(1, weight.numel() // 16)][:16]
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
+        plain = weight.contiguous().flatten()
+        whole = plain.view(INTEGERS[weight.element_size()]) if weight.is_floating_point() else plain
+        total, sample = int(whole.sum(dtype=torch.int64)), whole[:: max(1, len(whole) // 16)]
+        digest.update(f"{name} {tuple(weight.shape)} {total} {sample.tolist()}".encode())
     return f"{type(model).__name__} {digest.hexdigest()}"
