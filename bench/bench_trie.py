@@ -3,9 +3,9 @@
     python bench/bench_trie.py       # four CPU minutes
 
 A randomly initialised Llama-like model (d = 512, 4 layers, 8 heads on 4 keys, a vocabulary of
-8,000, float32), 48 features of two tokens, 4 tokens after them, with and without 97 tokens before them. A
-run of neighbours in the sorted masks of a SPEX plan (staircase hash) or of uniform and branching
-samples goes through the model
+8,000, float32), 48 features of two tokens, 4 tokens after them, with and without 97 tokens before
+them. A run of neighbours in the sorted masks of a SPEX plan (staircase hash or independent columns)
+or of uniform and branching samples goes through the model
 
     trie      as one trie (values/trie.py), the difference of two logits at each last token
     packed    end to end without padding (values/packing.py), the same
