@@ -133,6 +133,20 @@ def large(found: dict) -> Iterator[str]:
         )
 
 
+def inference(found: dict) -> Iterator[str]:
+    """MiniLM under masks, against strings in padded batches of 32."""
+    head = "masks/s naive / float32 / bfloat16 | times faster | error | bfloat16 noise"
+    yield f"| MiniLM, words removed, one thread | {head} |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| {row['words']} words, {row['tokens']} tokens | {row['naive_per_s']:.1f} / "
+            f"{row['float32_per_s']:.1f} / {row['bfloat16_per_s']:.1f} | "
+            f"{row['float32_faster']:.2f} / {row['bfloat16_faster']:.2f} | {row['error']:.0e} | "
+            f"{100 * row['bfloat16_noise']:.1f} % of std |"
+        )
+
+
 TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "faithful": faithful,
     "proxyspex": proxyspex,
@@ -143,6 +157,7 @@ TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "scale": scale,
     "fwht": transforms,
     "parity": parities,
+    "inference": inference,
 }
 
 

@@ -196,13 +196,13 @@ def _passage_lines(f: TextSimilarity, args: argparse.Namespace) -> str:
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
     lines = [
         f"question: {args.question}",
-        f"passage:  {f.n} {f.unit}, {f.tokens} tokens, "
+        f"passage:  {f.n} {f.units}, {f.layout.tokens} tokens, "
         + ("the example from scikit-learn" if args.text is None else f"from {args.text}"),
         f"output:   similarity {everything:.4f} with all of it, {nothing:.4f} with none "
         "(two masks beside the budget)",
     ]
     if f.inert:
-        lines.append(f"warning:  {len(f.inert)} {f.unit} have no token and no effect: {f.inert}")
+        lines.append(f"warning:  {len(f.inert)} {f.units} have no token and no effect: {f.inert}")
     return "\n".join(lines)
 
 

@@ -239,7 +239,7 @@ def test_the_example_passage_is_prose_that_fits_the_model():
     passage = cli.example_passage()
     f = TextSimilarity(passage, cli.QUESTION)
     assert 128 <= f.n <= 200
-    assert f.tokens <= 256
+    assert f.layout.tokens <= 256
     assert f.inert == ()
     assert not re.search(r"[\[\]|=:]|\.\.|--|https?", passage)
     assert passage[0].isupper()

@@ -20,7 +20,7 @@ from spex_core.proxyspex import proxyspex
 from spex_core.spex import spex
 from spex_core.values.decoders import HOWS
 from spex_core.values.language import CausalText
-from spex_core.values.scorers import AnswerLogprob, ClassLogit, LogitDifference
+from spex_core.values.causal_scorers import AnswerLogprob, ClassLogit, LogitDifference
 
 PREFIX, SUFFIX = "<s>Question: Was it cold?\n", "\nAnswer:"
 MASKS = ["remove", "hide", "<unk>"]

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from spex_core.errors import MissingExtra
-from spex_core.values import text as text_module
 from spex_core.values.text import TextSimilarity, load_minilm, sentence_spans
 
 pytest.importorskip("transformers", reason="needs the extra: pip install spex-core[text]")
@@ -81,7 +80,7 @@ def test_full_mask_is_the_embedding_of_the_raw_passage(encoder, plain):
     expected = embed(tokenizer(PASSAGE).input_ids) @ embed(tokenizer(QUESTION).input_ids)
     assert f(np.ones((1, f.n), dtype=bool)) == pytest.approx([expected], abs=1e-6)
     assert expected > 0.5
-    assert f.tokens == len(tokenizer(PASSAGE).input_ids) > f.n + 2  # some words have several
+    assert f.layout.tokens == len(tokenizer(PASSAGE).input_ids) > f.n + 2  # some words have several
 
 
 @pytest.mark.parametrize("token", [None, "[MASK]", "[UNK]", "thing"])
@@ -159,18 +158,6 @@ def test_gpu_equals_cpu(encoder):
     assert np.abs(values - exact).max() <= 1e-4
 
 
-@pytest.mark.parametrize("tokens", [1, 40, 64, 10**9])
-def test_groups_hold_each_row_once_at_one_length_within_the_budget(tokens):
-    lengths = np.random.default_rng(0).integers(2, 40, 1000)
-    groups = list(text_module._equal_length_groups(lengths, tokens))
-    assert sorted(np.concatenate(groups).tolist()) == list(range(1000))
-    for rows in groups:
-        assert len(set(lengths[rows].tolist())) == 1
-        assert len(rows) == 1 or len(rows) * lengths[rows[0]] <= tokens
-    firsts = [int(lengths[rows[0]]) for rows in groups]
-    assert firsts == sorted(firsts, reverse=True)
-
-
 def test_long_passage_is_refused_with_numbers_or_truncated(encoder, plain):
     tokenizer, embed = plain
     long = " ".join(["needle"] * 200 + ["cytopathologist"] * 30)
@@ -179,7 +166,7 @@ def test_long_passage_is_refused_with_numbers_or_truncated(encoder, plain):
         TextSimilarity(long, QUESTION, encoder=encoder)
     f = TextSimilarity(long, QUESTION, truncate=True, encoder=encoder)
     assert f.n == 230
-    assert f.tokens == 256
+    assert f.layout.tokens == 256
     pieces = len(tokenizer("cytopathologist").input_ids) - 2
     kept = 200 + -(-(254 - 200) // pieces)
     assert f.inert == tuple(range(kept, 230))
@@ -208,7 +195,7 @@ def test_a_word_without_a_token_is_inert(encoder):
             {"question": "why " * 300},
             r"question must have at most 256 tokens, got 302; shorten it$",
         ),
-        ({"unit": "letters"}, r"unit must be one of \['words', 'sentences'\], got 'letters'"),
+        ({"unit": "letters"}, r"units must be one of \['words', .* or spans, got 'letters'"),
         ({"mask": "two words"}, r"one token of the model, such as \[MASK\], got 'two words'"),
         ({"threads": 0}, "threads must be an integer >= 1, got 0"),
     ],

@@ -22,7 +22,7 @@ from .. import ops_inference as ops
 from ..errors import check
 from . import packing, trie
 from .choices import Choices
-from .scorers import Head
+from .causal_scorers import Head
 from .tokens import TokenLayout
 
 How = Literal["trie", "packed", "separate"]

@@ -22,7 +22,7 @@ from ..errors import check, check_int
 from ..value_function import ValueFunction
 from .choices import Choices
 from .decoders import How, decoder_for, head_of
-from .scorers import Custom, Scorer
+from .causal_scorers import Custom, Scorer
 from .tokens import tokenize
 from .units import Units
 
@@ -35,7 +35,7 @@ class CausalText(ValueFunction):
 
     Args:     model: a causal language model or sequence classifier of transformers, in evaluation
               mode; it stays as it is. tokenizer: its fast one. text: holds the features.
-              scorer: of scorers.py, or any function of the hidden states at the last token,
+              scorer: of causal_scorers.py, or any function of the hidden states at the last token,
               (T, d) -> (T,) or (T, q).
               units: "words", "sentences", "paragraphs", or spans (start, end) of the text.
               mask: "remove" drops the tokens of absent features and closes up positions; "hide"
