@@ -18,9 +18,9 @@ from spex_core import masks as bits
 from spex_core.planner import distinct
 from spex_core.proxyspex import proxyspex
 from spex_core.spex import spex
+from spex_core.values.causal_scorers import AnswerLogprob, ClassLogit, LogitDifference
 from spex_core.values.decoders import HOWS
 from spex_core.values.language import CausalText
-from spex_core.values.causal_scorers import AnswerLogprob, ClassLogit, LogitDifference
 
 PREFIX, SUFFIX = "<s>Question: Was it cold?\n", "\nAnswer:"
 MASKS = ["remove", "hide", "<unk>"]
@@ -50,9 +50,12 @@ def llama() -> Any:
 @pytest.fixture
 def make(llama: Any, tokenizer: Any) -> Callable[..., CausalText]:
     def build(scorer: Any = SCORER, model: Any = llama, **options: Any) -> CausalText:
-        return CausalText(
-            model, tokenizer, tiny.TEXT, scorer, **({"prefix": PREFIX, "suffix": SUFFIX} | options)
-        )
+        if (mask := options.pop("mask", "remove")) == "<unk>":
+            options |= {"masking": "replace", "mask_token": mask}
+        else:
+            options |= {"masking": options.get("masking", mask)}
+        fixed = {"prefix": PREFIX, "suffix": SUFFIX}
+        return CausalText(model, tokenizer, tiny.TEXT, scorer, **(fixed | options))
 
     return build
 
@@ -272,13 +275,15 @@ def test_fingerprints(make: Callable) -> None:
     assert make().fingerprint == make().fingerprint
     assert make(how="packed").fingerprint == make().fingerprint  # the same function
     with torch.no_grad():
-        (other := tiny.llama()).lm_head.weight[3, 3] += 1
+        (other := tiny.llama()).lm_head.weight *= 1.01
     different = [
         make(),
         make(mask="hide"),
         make(mask="<unk>"),
         make(LogitDifference(" no", " yes")),
         make(AnswerLogprob(" yes")),
+        make(lambda states: states[:, 0]),
+        make(lambda states: states[:, 0]),  # nobody can tell that it is the same
         make(suffix="\nAnswer"),
         make(units="sentences"),
         make(model=tiny.llama(torch.float64)),
@@ -419,7 +424,14 @@ def test_bad_classes(make: Callable) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"mask": "[NOPE]"}, ValueError, "mask must be 'remove', 'hide' or one token of the model"),
+        ({"masking": "drop"}, ValueError, "masking must be one of .* got 'drop' and None"),
+        ({"mask_token": "<unk>"}, ValueError, "with a mask_token for 'replace' only, got 'remove'"),
+        ({"masking": "replace"}, ValueError, "mask_token must be one token of the model, .* None"),
+        (
+            {"masking": "replace", "mask_token": "[NOPE]"},
+            ValueError,
+            r"one token of the model, such as one of \['<s>'.*\], got '\[NOPE\]'",
+        ),
         ({"how": "fast"}, ValueError, "how must be one of"),
         ({"units": "letters"}, ValueError, "units must be one of"),
         ({"units": [(0, 5), (3, 9)]}, ValueError, "do not overlap"),

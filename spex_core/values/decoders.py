@@ -21,8 +21,8 @@ from .. import masks as bits
 from .. import ops_inference as ops
 from ..errors import check
 from . import packing, trie
-from .choices import Choices
 from .causal_scorers import Head
+from .choices import Choices
 from .tokens import TokenLayout
 
 How = Literal["trie", "packed", "separate"]

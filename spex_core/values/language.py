@@ -8,8 +8,6 @@ end to end without padding (packing.py), or one length at a time.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +18,14 @@ from torch import Tensor
 
 from ..errors import check, check_int
 from ..value_function import ValueFunction
+from .causal_scorers import Custom, Scorer
 from .choices import Choices
 from .decoders import How, decoder_for, head_of
-from .causal_scorers import Custom, Scorer
+from .fingerprints import digest, name_callable, name_layout, name_model
+from .masking import MASKINGS, Masking
 from .tokens import tokenize
 from .units import Units
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LONG_TAIL = 16  # fixed tokens after the features that are too few to warn of
 
 
@@ -38,9 +37,9 @@ class CausalText(ValueFunction):
               scorer: of causal_scorers.py, or any function of the hidden states at the last token,
               (T, d) -> (T,) or (T, q).
               units: "words", "sentences", "paragraphs", or spans (start, end) of the text.
-              mask: "remove" drops the tokens of absent features and closes up positions; "hide"
-              lets nobody attend to them, and the others keep their positions; any other string is a
-              token of the model, which takes the place of each of them. Three different functions.
+              masking: "remove" drops the tokens of absent features and closes up positions; "hide"
+              lets nobody attend to them, and the others keep their positions; "replace" puts
+              mask_token, one token of the model, in the place of each. Three different functions.
               prefix, suffix: always there, joined to the text as they are; tokens.chat_affixes
               makes them of a chat template, to be used with special_tokens=False.
               special_tokens: whether the tokenizer adds its own.
@@ -69,7 +68,8 @@ class CausalText(ValueFunction):
         scorer: Scorer | Callable[[Tensor], Tensor],
         *,
         units: Units = "words",
-        mask: str = "remove",
+        masking: Masking = "remove",
+        mask_token: str | None = None,
         prefix: str = "",
         suffix: str = "",
         special_tokens: bool = True,
@@ -79,10 +79,16 @@ class CausalText(ValueFunction):
     ):
         if not (isinstance(scorer, Scorer) or callable(scorer)):
             raise TypeError(f"CausalText: scorer must be a Scorer or a function, got {scorer!r}")
+        check(
+            masking in MASKINGS and (masking == "replace" or mask_token is None),
+            "CausalText: masking must be one of {}, with a mask_token for 'replace' only, got {!r} "
+            "and {!r}",
+            *(MASKINGS, masking, mask_token),
+        )
         self._head = head_of(model)
         check(not model.training, "CausalText: model must be in evaluation mode: model.eval()")
         self.scorer = scorer if isinstance(scorer, Scorer) else Custom(scorer)
-        self.tokenizer, self.mask, self._model = tokenizer, mask, model
+        self.tokenizer, self.masking, self._model = tokenizer, masking, model
         answer = self.scorer.answer(tokenizer)
         most = _most_tokens(model, tokenizer)
         layout = tokenize(
@@ -94,12 +100,11 @@ class CausalText(ValueFunction):
             max_tokens=None if most is None else max(1, most - len(answer[:-1])),
             truncate=truncate,
         )
-        removes = mask in ("remove", "hide")
-        replacement = None if removes else _token_id(tokenizer, mask)
-        self.choices = Choices(layout, replacement, mask == "hide", tuple(answer[:-1]))
+        replacement = None if masking != "replace" else _token_id(tokenizer, mask_token)
+        self.choices = Choices(layout, replacement, masking == "hide", tuple(answer[:-1]))
         self.features = layout.features
         check(
-            layout.fixed > 0 or not removes,
+            layout.fixed > 0 or masking == "replace",
             "CausalText: a token must be left when all features are absent: prefix or suffix must "
             "not both be empty, such as prefix={!r}",
             tokenizer.bos_token or tokenizer.eos_token,
@@ -123,12 +128,10 @@ class CausalText(ValueFunction):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        layout = self.choices.layout
-        parts = [
-            *(_name_of(self._model), str(self._model.dtype), self.mask, repr(self.scorer)),
-            *(layout.ids.tobytes().hex(), layout.owner.tobytes().hex(), repr(self.choices.tail)),
-        ]
-        return f"causal-text:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
+        custom = isinstance(self.scorer, Custom)
+        scorer = name_callable(self.scorer.function) if custom else repr(self.scorer)
+        parts = (self.masking, self.choices.replacement, self.choices.tail, scorer)
+        return f"{name_model(self._model)} {name_layout(self.choices.layout)} {digest(*parts)}"
 
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.choices.cost(masks)
@@ -145,7 +148,7 @@ class CausalText(ValueFunction):
         layout = self.choices.layout
         return (
             f"CausalText({type(self._model).__name__}, {self.n} features, {layout.tokens} tokens, "
-            f"absent ones {self.mask}, {self.how})"
+            f"{self.masking}, {self.how})"
         )
 
 
@@ -157,13 +160,12 @@ def _most_tokens(model: Any, tokenizer: Any) -> int | None:
     return min(known, default=None)
 
 
-def _token_id(tokenizer: Any, token: str) -> int:
+def _token_id(tokenizer: Any, token: str | None) -> int:
     known = tokenizer.get_vocab()
     check(
         token in known,
-        "CausalText: mask must be 'remove', 'hide' or one token of the model, such as {!r}, got "
-        "{!r}",
-        *(tokenizer.unk_token or tokenizer.eos_token, token),
+        "CausalText: mask_token must be one token of the model, such as one of {}, got {!r}",
+        *(tokenizer.all_special_tokens, token),
     )
     return known[token]
 
@@ -179,16 +181,3 @@ def _warn_of_tail(choices: Choices) -> None:
             "choose from, and are computed for every mask: what can stand before the text should",
             stacklevel=3,
         )
-
-
-def _name_of(model: Any) -> str:
-    """A model's class, settings and a checksum of its weights, whatever file they came from: the
-    sum of their bits as whole numbers is the same on every machine, in any order of addition."""
-    settings = {k: v for k, v in model.config.to_diff_dict().items() if k != "_name_or_path"}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        plain = weight.contiguous().flatten()
-        whole = plain.view(INTEGERS[weight.element_size()]) if weight.is_floating_point() else plain
-        total, sample = int(whole.sum(dtype=torch.int64)), whole[:: max(1, len(whole) // 16)]
-        digest.update(f"{name} {tuple(weight.shape)} {total} {sample.tolist()}".encode())
-    return f"{type(model).__name__} {digest.hexdigest()}"
