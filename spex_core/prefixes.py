@@ -19,6 +19,7 @@ from .errors import check
 
 PROFILE = (0.5, 0.25)  # of prefix_sharing=True; bench/bench_prefix.py measures it
 BRANCHES = ((0.25, 8), (0.5, 4), (0.75, 2))  # (share of the features, masks that agree on them)
+BRANCHING = 8  # masks that have any prefix in common
 
 
 def profile_of(prefix_sharing: bool | Sequence[float]) -> tuple[float, ...]:
@@ -81,8 +82,7 @@ def branching_masks(rows: int, n: int, *, seed: int, stream: int = 0, start: int
 
     Returns: packed int64 (rows, W); any range is made without the rows before it.
     """
-    longest = max(masks for _, masks in BRANCHES)
-    first = start - start % longest
+    first = start - start % BRANCHING
     table = ops.uniform_masks(start + rows - first, n, seed=seed, stream=stream, start=first)
     at = torch.arange(start - first, start - first + rows)
     out = table[at]

@@ -204,6 +204,22 @@ def test_a_profile_that_leaves_too_few_features() -> None:
     assert aliased_plan(10, 3, prefix_sharing=(0.9, 0.8)).b == 3
 
 
+def test_the_score_of_branching_samples_is_of_masks_unlike_those_fitted() -> None:
+    """Pure noise that siblings share: a fold with siblings of what was fitted would predict it."""
+
+    def f(x: np.ndarray) -> np.ndarray:
+        keys = np.packbits(x[:, :48], axis=1).astype(np.int64) @ np.arange(3, 9)
+        return np.sin(keys * 12.9898)
+
+    found = proxyspex(f, 64, budget=800, prefix_sharing=True)
+    assert found.report.r2 < 0.1
+
+
+def test_branching_is_not_the_published_recipe() -> None:
+    with pytest.raises(ValueError, match="prefix_sharing must be False with preset='paper'"):
+        proxyspex(lambda x: x[:, 0], 30, budget=100, preset="paper", prefix_sharing=True)
+
+
 def test_branching_is_yes_or_no() -> None:
     with pytest.raises(TypeError, match=r"prefix_sharing must be a bool, got \(0\.5,\)"):
         proxyspex(lambda x: x[:, 0], 30, budget=100, prefix_sharing=(0.5,))
