@@ -18,6 +18,7 @@ from spex_core import masks as bits
 from spex_core.planner import distinct
 from spex_core.proxyspex import proxyspex
 from spex_core.spex import spex
+from spex_core.values import trie
 from spex_core.values.causal_scorers import AnswerLogprob, ClassLogit, LogitDifference
 from spex_core.values.decoders import HOWS
 from spex_core.values.language import CausalText
@@ -139,11 +140,11 @@ def test_values_are_those_of_one_mask_at_a_time(
 def test_a_trie_is_exact(model: Callable, mask: str, make: Callable) -> None:
     """Hidden states in float64, against separate passes of the model itself."""
     model = model(torch.float64)
-    trie, separate = (make(lambda x: x, model, mask=mask, how=how) for how in ("trie", "separate"))
-    packed = bits.pack(some_masks(trie.n))
+    ours, separate = (make(lambda x: x, model, mask=mask, how=how) for how in ("trie", "separate"))
+    packed = bits.pack(some_masks(ours.n))
     first, _ = distinct(packed)
     rows = packed[torch.from_numpy(first)]
-    states, truth = trie.run(rows), separate.run(rows)
+    states, truth = ours.run(rows), separate.run(rows)
     assert states.dtype == torch.float64
     assert float(truth.std(0).min()) > 1e-3
     assert float((states - truth).abs().max()) < 1e-12
@@ -205,10 +206,10 @@ def test_what_masks_add_is_what_the_trie_has(mask: str, make: Callable) -> None:
     first, _ = distinct(packed)
     rows = packed[torch.from_numpy(first)]
     ids, owner = f.choices.tokens(torch.device("cpu"))
-    trie = ops.pack_trie(f.choices.masks(rows), ids, owner, f.choices.n)
+    nodes = ops.pack_trie(f.choices.masks(rows), ids, owner, f.choices.n)
     added = f.added(rows)
-    np.testing.assert_array_equal(added, trie.starts.diff().numpy())
-    np.testing.assert_array_equal(f.cost(rows), (trie.starts.diff() + trie.shared).numpy())
+    np.testing.assert_array_equal(added, nodes.starts.diff().numpy())
+    np.testing.assert_array_equal(f.cost(rows), (nodes.starts.diff() + nodes.shared).numpy())
     assert added.sum() < 0.9 * f.cost(rows).sum()
 
 
@@ -349,6 +350,28 @@ def test_a_model_whose_layers_carry_a_state_is_run_separately(make: Callable) ->
     masks = some_masks(f.n, 6)
     alone = np.concatenate([f(row[None]) for row in masks])
     np.testing.assert_allclose(f(masks), alone, atol=1e-6)
+
+
+def test_an_attention_that_mixes_sequences_is_noticed(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model would whose attention does not heed the trie: every node sees all before it."""
+    truth = make(how="separate")(some_masks(38))
+
+    def chain(module: Any, query: Any, key: Any, value: Any, mask: Any, **given: Any) -> Any:
+        tree = given.pop("spex_trie")
+        end = torch.full_like(tree.subtree_end, len(tree.subtree_end))
+        wrong = trie.Trie(tree.input_ids, tree.position_ids, end)
+        return right(module, query, key, value, mask, spex_trie=wrong, **given)
+
+    right = trie.attend
+    monkeypatch.setattr(trie, "attend", chain)
+    with pytest.warns(UserWarning, match="run packed: not trie, its states differ from those of"):
+        f = make()
+    assert f.how == "packed"
+    np.testing.assert_allclose(f(some_masks(38)), truth, atol=1e-6)
+    monkeypatch.undo()
+    assert make().how == "trie"  # registers the right one again
 
 
 def test_experts_with_a_capacity_are_run_one_by_one(make: Callable) -> None:

@@ -24,7 +24,7 @@ class Choices:
     Attributes:
         layout: the tokens of the input. replacement: a token id, or None.
         original_positions: whether tokens keep the positions that they have with all present.
-        tail: int64 (A - 1,), ids of tokens that follow and are always there.
+        tail: ids of further tokens, which follow and are always there.
     """
 
     layout: TokenLayout

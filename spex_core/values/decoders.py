@@ -9,7 +9,6 @@ Each is asked for three short sequences before it is used, and must agree with t
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from typing import Any, Literal, NamedTuple
 
@@ -146,18 +145,13 @@ def check_states(decoder: Decoder, model: Any, head: Head, ids: np.ndarray) -> f
     masks = bits.pack(np.array([[0, 1, 0, 1], [1, 0, 1, 1], [1, 1, 0, 0]], np.bool_))
     hidden, rows = decoder.states(masks, choices)
     sequences = ops.pack_tokens(masks, *choices.tokens(torch.device("cpu")), choices.n)
-    parts = itertools.pairwise(sequences.starts.tolist())
+    parts = sequences.input_ids.split(sequences.starts.diff().tolist())
     with torch.inference_mode():
-        alone = [
-            model(
-                input_ids=sequences.input_ids[None, a:b].to(model.device),
-                use_cache=False,
-                output_hidden_states=True,
-            )
-            for a, b in parts
-        ]
-        states = torch.cat([out.hidden_states[-1][:, -1] for out in alone])
-        logits = torch.cat([out.logits.reshape(-1, out.logits.shape[-1])[-1:] for out in alone])
+        alone = [part[None].to(model.device) for part in parts]
+        states = [model.base_model(ids, use_cache=False).last_hidden_state[0, -1:] for ids in alone]
+        logits = [model(ids, use_cache=False).logits for ids in alone]
+        states = torch.cat(states)
+        logits = torch.cat([each.reshape(-1, each.shape[-1])[-1:] for each in logits])
         ours = hidden[rows[:, -1]]
         made = torch.nn.functional.linear(ours, head.weight, head.bias)
     return max(packing.difference(ours, states), packing.difference(made, logits))
