@@ -234,7 +234,7 @@ def as_encoder(
     if max_tokens is None:
         places = getattr(model.config, "max_position_embeddings", 2**31)
         max_tokens = min(tokenizer.model_max_length, places - first_position(model))
-    room = 1024 if model.device.type == "cpu" else 65536
+    room = 2048 if model.device.type == "cpu" else 65536
     return Encoder(tokenizer, model, max_tokens, room, output)
 
 
