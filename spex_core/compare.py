@@ -77,14 +77,17 @@ def _row(name: str, report: Report, r2: float) -> str:
     )
 
 
-def rival_plan(found: Explanation, budget: int, degree: int) -> SamplingPlan:
+def rival_plan(
+    found: Explanation, budget: int, degree: int, *, prefix_sharing: bool = False
+) -> SamplingPlan:
     """The plan of SPEX for the features that another algorithm has explained. It has another seed:
     the uniform masks of one seed are the same for both, and those that SPEX holds out are to be
     new.
 
     Raises: ValueError as plan_spex does, with the least budget that works where this is too small.
     """
-    return plan_spex(found.transform.n, budget, degree=degree, seed=found.report.seed ^ 1)
+    seed, n = found.report.seed ^ 1, found.transform.n
+    return plan_spex(n, budget, degree=degree, seed=seed, prefix_sharing=prefix_sharing)
 
 
 def compare(
@@ -110,6 +113,7 @@ def compare(
         budget=plan.budget,
         degree=plan.degree,
         decoder=decoder,
+        prefix_sharing=plan.profile,
         seed=plan.seed,
         batch_size=batch_size,
         progress=progress,

@@ -3,9 +3,9 @@
     x = M_g l + d_p   for all l in {0,1}^b, groups g < C, delays p < P        (C, P, B) rows
     then uniform masks for the refit, then uniform masks held out to score the result
 
-The columns of M_g (n x b) are uniform over GF(2); d_0 = 0, d_1 .. d_r are the parity rows of a BCH
-code that tells any two sets of at most `degree` features apart, and any delays after those are
-uniform.
+The columns of M_g (n x b) are uniform over GF(2), or zero on their first features (prefixes.py);
+d_0 = 0, d_1 .. d_r are the parity rows of a BCH code that tells any two sets of at most `degree`
+features apart, and any delays after those are uniform.
 Source: Kang et al. 2025 (SPEX), section 4; Erginbas et al. 2023 (q-SFT).
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from . import masks as bits
 from . import ops
 from .codes import MAX_N, MAX_T, BchCode, bch_code
 from .errors import check, check_int
+from .prefixes import branching_masks, hash_columns, profile_of
 
 GROUPS = 3  # subsampling groups; C of the paper
 MAX_DELAYS = 400
@@ -31,6 +33,8 @@ MAX_TABLE = 24  # n up to which a budget of 2**n asks for the whole table
 
 # Streams of the uniform-mask table, one for each use, so that no two share random bits.
 UNIFORM, DELAYS, KEYS, HASH = 0, 1, 2, 16
+
+Draw = Callable[..., Tensor]  # as ops.uniform_masks: (rows, n, *, seed, stream, start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,7 @@ class SamplingPlan:
         extra: packed int64 (uniform + holdout, W), none of them an aliased mask or another extra
         one.
         holdout: how many of the last rows are held out of the fit.
+        profile: column k of each M_g is zero on the first profile[k] of the features.
     """
 
     n: int
@@ -59,6 +64,7 @@ class SamplingPlan:
     delays: Tensor
     extra: Tensor
     holdout: int
+    profile: tuple[float, ...] = ()
 
     @property
     def groups(self) -> int:
@@ -136,7 +142,14 @@ class SamplingPlan:
         return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS)
 
 
-def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> SamplingPlan:
+def plan_spex(
+    n: int,
+    budget: int,
+    *,
+    degree: int = 5,
+    seed: int = 0,
+    prefix_sharing: bool | Sequence[float] = False,
+) -> SamplingPlan:
     """The plan that spends `budget` model calls on n features.
 
     A budget of 2**n or more asks for the whole table (n <= 24). Otherwise b is the largest for
@@ -148,7 +161,8 @@ def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> Samplin
     saves is spent on uniform masks.
 
     Args:    n: features, 1 to 2**19. budget: the most distinct masks to ask for. degree: the
-             largest order of a term, 1 to 10. seed: in [0, 2**64).
+             largest order of a term, 1 to 10. seed: in [0, 2**64). prefix_sharing: True, or the
+             profile: masks that share their first features, as spex() says.
     Raises:  ValueError if the budget is too small, with the least that works; TypeError,
              ValueError.
     """
@@ -156,6 +170,7 @@ def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> Samplin
     budget = check_int("budget", budget, 1)
     degree = check_int("degree", degree, 1, MAX_T)
     seed = check_int("seed", seed, 0, 2**64 - 1)
+    profile = profile_of(prefix_sharing)
     if n <= MAX_TABLE and budget >= 1 << n:
         return _full_table(n, degree, seed, budget)
     shifts = bch_code(n, degree).delays
@@ -171,26 +186,33 @@ def plan_spex(n: int, budget: int, *, degree: int = 5, seed: int = 0) -> Samplin
     delays = min(usable // (GROUPS << b), MAX_DELAYS)
     corrects = max(t for t in range(degree, MAX_T + 1) if bch_code(n, t).delays <= delays)
     further = delays - bch_code(n, corrects).delays
-    plan = aliased_plan(n, b, degree=degree, seed=seed, corrects=corrects, further=further)
+    delayed = {"corrects": corrects, "further": further}
+    plan = aliased_plan(n, b, degree=degree, seed=seed, prefix_sharing=profile, **delayed)
     distinct = len(np.unique(plan.row_keys()))
     return _with_extra(plan, budget, budget - distinct, holdout)
 
 
-def plan_uniform(n: int, budget: int, *, seed: int = 0) -> SamplingPlan:
+def plan_uniform(
+    n: int, budget: int, *, seed: int = 0, prefix_sharing: bool = False
+) -> SamplingPlan:
     """`budget` distinct uniform masks of n features, for ProxySPEX; the whole table where the
     budget is 2**n or more (n <= 24).
 
-    Args:    n: features, 1 to 2**19. budget >= 1. seed: in [0, 2**64).
+    Args:    n: features, 1 to 2**19. budget >= 1. seed: in [0, 2**64). prefix_sharing: draw the
+             masks in groups that share their first features (branching_masks), as proxyspex() says.
     Raises:  TypeError, ValueError.
     """
     n = check_int("n", n, 1, MAX_N)
     budget = check_int("budget", budget, 1)
     seed = check_int("seed", seed, 0, 2**64 - 1)
+    if not isinstance(prefix_sharing, bool):
+        raise TypeError(f"prefix_sharing must be a bool, got {prefix_sharing!r}")
     if n <= MAX_TABLE and budget >= 1 << n:
         return _full_table(n, n, seed, budget)
     none = torch.zeros(0, bits.words(n), dtype=torch.int64)
     empty = SamplingPlan(n, n, seed, budget, 0, None, none[:, None], none, none, 0)
-    return _with_extra(empty, budget, budget, 0)
+    draw = branching_masks if prefix_sharing else ops.uniform_masks
+    return _with_extra(empty, budget, budget, 0, draw)
 
 
 def aliased_plan(
@@ -202,6 +224,7 @@ def aliased_plan(
     seed: int = 0,
     corrects: int | None = None,
     further: int = 0,
+    prefix_sharing: bool | Sequence[float] = False,
 ) -> SamplingPlan:
     """The aliased rows alone, none held out: groups (1 + r + further) 2**b masks, r the parities of
     the code that corrects so many errors (`degree`, unless more are asked for)."""
@@ -216,7 +239,10 @@ def aliased_plan(
     )
     uniform = ops.uniform_masks(further, n, seed=seed, stream=DELAYS)
     delays = torch.cat([bits.pack(coded.T.astype(np.bool_)), uniform])
-    columns = torch.stack([_independent(b, n, seed, HASH + g) for g in range(groups)])
+    profile = profile_of(prefix_sharing)
+    columns = torch.stack(
+        [hash_columns(b, n, seed=seed, stream=HASH + g, profile=profile) for g in range(groups)]
+    )
     return SamplingPlan(
         n=n,
         degree=degree,
@@ -228,6 +254,7 @@ def aliased_plan(
         delays=delays,
         extra=delays[:0],
         holdout=0,
+        profile=profile[:b],
     )
 
 
@@ -260,24 +287,27 @@ def _full_table(n: int, degree: int, seed: int, budget: int) -> SamplingPlan:
     return SamplingPlan(n, degree, seed, budget, n, None, columns[None], zero, zero[:0], 0)
 
 
-def _with_extra(plan: SamplingPlan, budget: int, extra: int, holdout: int) -> SamplingPlan:
-    """`plan` with `extra` new uniform masks, of which the last `holdout` are held out."""
+def _with_extra(
+    plan: SamplingPlan, budget: int, extra: int, holdout: int, draw: Draw = ops.uniform_masks
+) -> SamplingPlan:
+    """`plan` with `extra` new uniform masks, of which the last `holdout` are held out; `draw` makes
+    ranges of their table, by default independent ones."""
     seen = np.unique(plan.row_keys())
     if plan.n <= MAX_TABLE and 2 * (len(seen) + extra) > 1 << plan.n:
         masks = _from_rest(plan, seen, extra)
     else:
-        masks = _drawn(plan, seen, extra)
+        masks = _drawn(plan, seen, extra, draw)
     return dataclasses.replace(plan, budget=budget, extra=masks, holdout=holdout)
 
 
-def _drawn(plan: SamplingPlan, seen: np.ndarray, extra: int) -> Tensor:
-    """The first `extra` masks of the uniform table that are new: packed int64 (extra, W)."""
+def _drawn(plan: SamplingPlan, seen: np.ndarray, extra: int, draw: Draw) -> Tensor:
+    """The first `extra` masks of a uniform table that are new: packed int64 (extra, W)."""
     parts, found, start = [plan.extra], 0, 0
     while found < extra:
-        draw = ops.uniform_masks(extra, plan.n, seed=plan.seed, stream=UNIFORM, start=start)
-        keys, first = np.unique(plan.keys(draw), return_index=True)
+        drawn = draw(extra, plan.n, seed=plan.seed, stream=UNIFORM, start=start)
+        keys, first = np.unique(plan.keys(drawn), return_index=True)
         fresh = np.sort(first[~np.isin(keys, seen)])[: extra - found]
-        parts.append(draw[torch.from_numpy(fresh)])
+        parts.append(drawn[torch.from_numpy(fresh)])
         seen = np.union1d(seen, plan.keys(parts[-1]))
         found, start = found + len(fresh), start + extra
     return torch.cat(parts)
@@ -289,18 +319,3 @@ def _from_rest(plan: SamplingPlan, seen: np.ndarray, extra: int) -> Tensor:
     rest = np.setdiff1d(np.arange(1 << plan.n), seen)
     shuffle = ops.uniform_masks(len(rest), 63, seed=plan.seed, stream=UNIFORM)[:, 0].numpy()
     return torch.from_numpy(rest[np.argsort(shuffle, kind="stable")][:extra])[:, None]
-
-
-def _independent(b: int, n: int, seed: int, stream: int) -> Tensor:
-    """The first b linearly independent rows of a uniform-mask table: packed int64 (b, W)."""
-    rows = ops.uniform_masks(b + 64, n, seed=seed, stream=stream)
-    basis: dict[int, int] = {}  # leading bit -> reduced row
-    picked = []
-    for i, row in enumerate(rows.numpy()):
-        rest = int.from_bytes(row.astype("<i8").tobytes(), "little")
-        while rest and rest.bit_length() in basis:
-            rest ^= basis[rest.bit_length()]
-        if rest and len(picked) < b:
-            basis[rest.bit_length()] = rest
-            picked.append(i)
-    return rows[picked]

@@ -96,18 +96,20 @@ def fit_default(
     degree: int,
     terms: int | None = None,
     seed: int = 0,
+    together: int = 1,
     recipe: Recipe = DEFAULT,
 ) -> list[ProxyFit]:
     """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
 
     Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal. degree: the
           largest order of a term. terms: to fit, at most; None as the recipe says.
+          together: so many neighbours are in one fold, because their masks are alike.
     """
     mean = torch.tensor([mean_of(row) for row in values], dtype=torch.float64)
     y = values - mean[:, None]
     unit = y.abs().amax(1)
     y = y / unit[:, None]
-    fold = folds(len(masks), recipe.folds_of(len(masks)), seed)
+    fold = folds(len(masks), recipe.folds_of(len(masks)), seed, together)
     fits = []
     for i, spectra in enumerate(bag_spectra(masks, y, n, fold, degree, recipe)):
         with one_thread():  # many small steps: a second thread costs more than it does
@@ -122,12 +124,15 @@ def mean_of(values: Tensor) -> float:
     return float(values.numpy().mean())
 
 
-def folds(samples: int, count: int, seed: int) -> np.ndarray:
-    """A random fold for each sample, all of about one size: int64 (T,)."""
-    keys = ops.uniform_masks(1, 64 * samples, seed=seed, stream=FOLDS)[0].numpy()
-    fold = np.empty(samples, np.int64)
-    fold[np.argsort(keys, kind="stable")] = np.arange(samples) % count
-    return fold
+def folds(samples: int, count: int, seed: int, together: int = 1) -> np.ndarray:
+    """A random fold for each sample, all of about one size: int64 (T,). So many neighbours are in
+    one fold, unless there are too few for that."""
+    together = together if samples >= 4 * count * together else 1
+    groups = -(-samples // together)
+    keys = ops.uniform_masks(1, 64 * groups, seed=seed, stream=FOLDS)[0].numpy()
+    fold = np.empty(groups, np.int64)
+    fold[np.argsort(keys, kind="stable")] = np.arange(groups) % count
+    return fold.repeat(together)[:samples]
 
 
 def bag_spectra(

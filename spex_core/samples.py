@@ -78,9 +78,9 @@ def distinct(masks: Tensor, values: Tensor, n: int) -> Samples:
     )
 
 
-def varying(samples: Samples) -> Samples:
-    """The samples without the features that never vary, and with warnings of those and of masks
-    that are not uniform."""
+def varying(samples: Samples, *, uniform: bool = False) -> Samples:
+    """The samples without the features that never vary, and with warnings of those and, unless the
+    masks are known to be `uniform`, of masks that are not."""
     n, total = samples.n, len(samples.masks)
     count, sizes = np.zeros(n), []
     for dense in _unpacked(samples.masks, n):
@@ -95,7 +95,7 @@ def varying(samples: Samples) -> Samples:
         samples = dataclasses.replace(
             samples, masks=torch.cat(parts), features=np.flatnonzero(vary)
         )
-    if not samples.whole:
+    if not (uniform or samples.whole):
         warnings += _unlike_uniform(count[vary], np.concatenate(sizes) - (count == total).sum())
     return dataclasses.replace(samples, warnings=warnings)
 

@@ -31,6 +31,7 @@ ORDER = [
         "masks",
         "planner",
         "value_function",
+        "prefixes",
         "plan",
         "evaluate",
         "alias",

@@ -116,6 +116,14 @@ def test_more_folds_of_fewer_samples(rows: int, count: int) -> None:
 # The spectra of the bags.
 
 
+def test_neighbours_are_in_one_fold() -> None:
+    fold = folds(1003, 4, 5, together=8)
+    assert len(fold) == 1003
+    assert (fold[:1000].reshape(-1, 8) == fold[:1000:8, None]).all()
+    assert np.bincount(fold).min() >= 1003 // 4 - 8
+    assert set(folds(20, 4, 5, together=8)) == {0, 1, 2, 3}  # too few: by themselves
+
+
 @pytest.mark.parametrize("degree", [1, 2, 5])
 def test_a_bag_has_not_seen_its_fold(degree: int) -> None:
     n, rows = 20, 150

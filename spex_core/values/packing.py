@@ -142,7 +142,7 @@ def attend(
     Raises: NotImplementedError for what the registry's own functions would heed and this does not:
             masks, windows shorter than a sequence, bounded scores, biases, sinks.
     """
-    _refuse(attention_mask, max(spex_pack.lengths), options)
+    refuse(attention_mask, max(spex_pack.lengths), options)
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     half = query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
     if half and (kernel := _varlen_kernel()) is not None:
@@ -151,7 +151,7 @@ def attend(
     return _run_by_run(query, key, value, spex_pack, causal, scaling)[None], None
 
 
-def _refuse(mask: Tensor | None, longest: int, options: dict[str, Any]) -> None:
+def refuse(mask: Tensor | None, longest: int, options: dict[str, Any]) -> None:
     given = [
         name for name in ("softcap", "position_bias", "s_aux") if options.get(name) is not None
     ]

@@ -1,0 +1,104 @@
+"""The tokens that a mask chooses from, and what each choice costs a model that shares prefixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import masks as bits
+from .. import ops_inference as ops
+from .tokens import TokenLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """A layout whose absent tokens are removed, hidden or replaced, with further tokens after it.
+
+    A replacement is a second feature, there where the first is absent: token l of feature j becomes
+    two tokens, of the features 2 j and 2 j + 1, of which each mask has one. So the kernels that
+    remove tokens serve for all three.
+
+    Attributes:
+        layout: the tokens of the input. replacement: a token id, or None.
+        original_positions: whether tokens keep the positions that they have with all present.
+        tail: ids of further tokens, which follow and are always there.
+    """
+
+    layout: TokenLayout
+    replacement: int | None
+    original_positions: bool
+    tail: tuple[int, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Features of `masks`, and of `owner`."""
+        return self.layout.n * (1 if self.replacement is None else 2)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.layout.tokens + len(self.tail)
+
+    def tokens(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """ids and owner, both int64 (L,), of n features."""
+        ids, owner, n = self.layout.ids, self.layout.owner, self.layout.n
+        if self.replacement is not None:
+            own = owner < n
+            at = np.repeat(np.arange(len(ids)), np.where(own, 2, 1))
+            second = np.append(False, at[1:] == at[:-1])
+            ids = np.where(second, self.replacement, ids[at])
+            owner = np.where(own[at], 2 * owner[at] + second, self.n)
+        ids = np.concatenate([ids, np.array(self.tail, np.int64)])
+        owner = np.concatenate([owner, np.full(len(self.tail), self.n)])
+        return torch.from_numpy(ids).to(device), torch.from_numpy(owner).to(device)
+
+    def masks(self, masks: Tensor) -> Tensor:
+        """Masks of the layout's features, packed, as masks of n features; in the same order."""
+        if self.replacement is None:
+            return masks
+        dense = bits.unpack(masks, self.layout.n)
+        return bits.pack(np.stack([dense, ~dense], 2).reshape(len(dense), self.n))
+
+    def cost(self, masks: Tensor) -> np.ndarray:
+        """Tokens of each sequence by itself: packed masks (T, W) -> int64 (T,)."""
+        if self.replacement is not None:
+            return np.full(len(masks), self.longest)
+        lengths = torch.from_numpy(self.layout.lengths)
+        fixed = self.layout.fixed + len(self.tail)
+        return ops.mask_lengths(masks.cpu(), lengths, fixed=fixed).numpy()
+
+    def added(self, masks: Tensor) -> np.ndarray:
+        """Tokens of each sequence that it does not share with the one before: int64 (T,)."""
+        masks = masks.cpu()
+        added = self.cost(masks).copy()
+        added[1:] -= self._shared(masks[1:], masks[:-1])
+        return added
+
+    def _shared(self, masks: Tensor, before: Tensor) -> np.ndarray:
+        """Tokens before the first feature with a token in which the masks differ."""
+        lengths, owner = self.layout.lengths, self.layout.owner
+        visible = bits.pack((lengths > 0)[None])[0]
+        differ = first_feature((masks ^ before) & visible, self.layout.n)
+        _, begin = np.unique(np.append(owner, self.layout.n), return_index=True)
+        start = np.full(self.layout.n + 1, self.longest)
+        start[np.flatnonzero(lengths)] = begin[:-1]  # the first token of each feature that has one
+        if self.replacement is not None:
+            return start[differ]
+        below = bits.pack(np.tri(self.layout.n + 1, self.layout.n, -1, dtype=np.bool_))
+        common = masks & below[torch.from_numpy(differ)]
+        kept = ops.mask_lengths(common, torch.from_numpy(lengths)).numpy()
+        always = np.concatenate([owner == self.layout.n, np.ones(len(self.tail) + 1, np.bool_)])
+        return kept + (always.cumsum() - always)[start[differ]]
+
+
+def first_feature(masks: Tensor, n: int) -> np.ndarray:
+    """The lowest feature of each packed mask, n where it has none: int64 (T,)."""
+    words = masks.numpy().view(np.uint64)
+    word = (words != 0).argmax(1)
+    lowest = np.take_along_axis(words, word[:, None], 1)[:, 0]
+    lowest &= ~lowest + np.uint64(1)  # its lowest bit alone, a power of two: its logarithm is exact
+    exponent = np.log2(np.maximum(lowest, 1).astype(np.float64)).astype(np.int64)
+    return np.where(lowest == 0, n, 64 * word + exponent)
