@@ -1,4 +1,4 @@
-"""The 72 attention heads of MiniLM under 1,024 masks: gates for many masks in one batch, against one
+"""The 72 attention heads of MiniLM under 1,024 masks: many masks in one batch, against one
 forward pass for each mask.
 
     python bench/bench_heads.py    # about two minutes; writes bench/results/heads.json

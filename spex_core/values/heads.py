@@ -22,7 +22,7 @@ def sentence_heads(
     components: str | Sequence[str] = "heads",
     absent: Literal["zero", "mean"] = "zero",
     rescale: bool = False,
-    tokens: int = 1 << 12,
+    tokens: int | None = None,
     threads: int = 1,
 ) -> Components:
     """The 72 heads of MiniLM, or parts of another encoder, on pairs of sentences.
@@ -57,8 +57,12 @@ def sentence_heads(
     def parts_of(combine: Cosines) -> Components:
         return Components(
             *(encoder.model, batches, mean_embedding),
-            **{"combine": combine, "components": components, "absent": absent},
-            **{"rescale": rescale, "tokens": tokens, "threads": threads},
+            combine=combine,
+            components=components,
+            absent=absent,
+            rescale=rescale,
+            tokens=tokens,
+            threads=threads,
         )
 
     if related is not None:
@@ -69,14 +73,16 @@ def sentence_heads(
             *(len(pairs), related),
         )
         return parts_of(Contrast(first, second, labels))
-    check(len(pairs) > 2, "sentence_heads: 3 pairs must be given without labels, got {}", len(pairs))
+    check(
+        len(pairs) > 2, "sentence_heads: 3 pairs must be given without labels, got {}", len(pairs)
+    )
     whole = parts_of(Cosines(first, second))
     cosines = whole(np.ones((1, whole.n), np.bool_))[0]
     return parts_of(Agreement(first, second, cosines))
 
 
 def mean_embedding(output: Any, examples: Tensor) -> Tensor:
-    """The sentence embeddings of unpadded sentences: means over tokens, of length one, (rows, d)."""
+    """Embeddings of sentences without padding: means over tokens, of length one, (rows, d)."""
     return torch.nn.functional.normalize(output.last_hidden_state.float().mean(1), dim=1)
 
 
@@ -117,7 +123,9 @@ class Agreement(Cosines):
         return torch.where(size > 1e-12, cosines @ given / size.clamp(min=1e-12), 0.0)
 
 
-def _by_length(encoder: Any, texts: Sequence[str]) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
+def _by_length(
+    encoder: Any, texts: Sequence[str]
+) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
     """Distinct sentences in batches of one length, so without padding, and the place of each."""
     ids: dict[str, list[int]] = {}
     for text in texts:

@@ -205,9 +205,7 @@ def _stand_in(
             )
             return _blurred(image, sigma)
         case _:
-            raise ValueError(
-                f"ImageRegions: absent must be baseline, mean or blur, got {absent!r}"
-            )
+            raise ValueError(f"ImageRegions: absent must be baseline, mean or blur, got {absent!r}")
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

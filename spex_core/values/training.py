@@ -81,11 +81,7 @@ class TrainingGroups(ValueFunction):
             "TrainingGroups: start must be spawn, forkserver or fork, got {!r}",
             start,
         )
-        count = (
-            _cores()
-            if workers is None
-            else check_int("TrainingGroups: workers", workers, 0)
-        )
+        count = _cores() if workers is None else check_int("TrainingGroups: workers", workers, 0)
         self._workers = Workers(score, count, start) if count else None
 
     @property
