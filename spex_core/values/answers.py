@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ def check_rows(where: str, answer: object, rows: int) -> Tensor:
     rows, for no number a row, and for NaN and infinities, with the first row that has one.
     """
     try:
-        values = torch.as_tensor(answer)
+        values = answer if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
             f"{where} must return numbers, one or one array a row, got {type(answer).__name__}"

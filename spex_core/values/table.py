@@ -105,7 +105,7 @@ class TableColumns(ValueFunction):
     def _predictions(self, rows: np.ndarray) -> np.ndarray:
         """float64 (rows,) or (rows, q)."""
         answer = self.predict(rows if self._frame is None else _like(self._frame, rows))
-        values = check_rows("TableColumns: predict", np.asarray(answer), len(rows)).numpy()
+        values = check_rows("TableColumns: predict", answer, len(rows)).numpy(force=True)
         check(
             values.ndim <= 2,
             "TableColumns: predict must return (rows,) or (rows, q), got shape {}",
