@@ -13,6 +13,7 @@
 #include "fwht.h"
 #include "isa.h"
 #include "masks.h"
+#include "pack_tokens.h"
 #include "parity.h"
 #include "peel.h"
 #include "tree_fourier.h"
@@ -192,6 +193,48 @@ PYBIND11_MODULE(_cpu, m) {
                                   at<const double>(value),
                                   n};
         return spex::tree_fourier_cpu(forest, at<const int32_t>(group), groups, limit, threads);
+      },
+      release());
+
+  m.def(
+      "mask_lengths",
+      [](Address masks, Address lengths, int64_t samples, int64_t n, int64_t fixed, Address out,
+         int threads) {
+        spex::mask_lengths_cpu(at<const uint64_t>(masks), at<const int64_t>(lengths), samples, n,
+                               fixed, at<int64_t>(out), threads);
+      },
+      release());
+
+  py::class_<spex::TokenLayout>(m, "TokenLayout")
+      .def(py::init([](Address ids, Address owner, int64_t length, int64_t n) {
+        return spex::TokenLayout{at<const int64_t>(ids), at<const int64_t>(owner), length, n};
+      }));
+  m.def(
+      "pack_tokens",
+      [](const spex::TokenLayout& layout, Address masks, int64_t samples, Address starts,
+         bool original, Address input_ids, Address position_ids, Address sequence, int threads) {
+        spex::pack_tokens_cpu(layout, at<const uint64_t>(masks), samples, at<const int64_t>(starts),
+                              original, at<int64_t>(input_ids), at<int64_t>(position_ids),
+                              at<int32_t>(sequence), threads);
+      },
+      release());
+  m.def(
+      "trie_prefixes",
+      [](const spex::TokenLayout& layout, Address masks, int64_t samples, Address first,
+         Address shared, Address added, int threads) {
+        spex::trie_prefixes_cpu(layout, at<const uint64_t>(masks), samples, at<int64_t>(first),
+                                at<int64_t>(shared), at<int64_t>(added), threads);
+      },
+      release());
+  m.def(
+      "pack_trie",
+      [](const spex::TokenLayout& layout, Address masks, int64_t samples, Address first,
+         Address shared, Address starts, bool original, Address input_ids, Address position_ids,
+         Address subtree_end, Address last, int threads) {
+        spex::pack_trie_cpu(layout, at<const uint64_t>(masks), samples, at<const int64_t>(first),
+                            at<const int64_t>(shared), at<const int64_t>(starts), original,
+                            at<int64_t>(input_ids), at<int64_t>(position_ids),
+                            at<int64_t>(subtree_end), at<int64_t>(last), threads);
       },
       release());
 }

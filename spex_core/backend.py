@@ -6,6 +6,7 @@ A named backend is obeyed or refused, never replaced. Nothing is probed before i
 from __future__ import annotations
 
 import functools
+import importlib.util
 from typing import Literal
 
 import torch
@@ -15,7 +16,8 @@ from .errors import BackendUnavailable
 Backend = Literal["auto", "reference", "cpu", "triton", "cuda"]
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
-# op -> the backends that implement it. ops.py holds one `match` per op with the same names.
+# op -> the backends that implement it. ops.py and ops_inference.py hold one `match` per op with the
+# same names.
 OPS: dict[str, tuple[str, ...]] = {
     "fwht": ("reference", "cpu"),
     "affine_masks": ("reference", "cpu"),
@@ -28,6 +30,13 @@ OPS: dict[str, tuple[str, ...]] = {
     "peel": ("reference", "cpu"),
     "boost": ("reference", "cpu"),
     "tree_fourier": ("reference", "cpu"),
+    "mask_lengths": ("reference", "cpu", "triton"),
+    "pack_tokens": ("reference", "cpu", "triton"),
+    "pack_trie": ("reference", "cpu", "triton"),
+    "mask_embed": ("reference", "triton"),
+    "head_scale": ("reference", "triton"),
+    "score_last": ("reference", "triton"),
+    "token_logprobs": ("reference", "triton"),
 }
 
 
@@ -48,10 +57,22 @@ def why_not(backend: str) -> str | None:
                 import triton  # noqa: F401
             except ImportError as error:
                 return f"import failed: {error}"
-            return None if torch.cuda.is_available() else "no CUDA device"
+            if importlib.util.find_spec(f"{__package__}.triton_kernels") is None:
+                return f"{__package__}.triton_kernels is not installed"
+            if interpreted() or torch.cuda.is_available():
+                return None
+            return "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
         case "cuda":
             return "not built"
     raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, in NumPy on the CPU: it decides when it is
+    imported, by the environment variable TRITON_INTERPRET."""
+    import triton
+
+    return not isinstance(triton.language.sum, triton.runtime.JITFunction)
 
 
 def pick(op: str, backend: str, device: torch.device) -> str:
@@ -81,8 +102,10 @@ def refusal(op: str, backend: str, device: torch.device) -> str | None:
         return "not implemented for this op"
     if backend == "cpu" and device.type != "cpu":
         return f"tensors are on {device}"
-    if backend in ("triton", "cuda") and device.type != "cuda":
+    if backend == "cuda" and device.type != "cuda":
         return f"tensors are on {device}"
+    if backend == "triton" and device.type != "cuda" and not interpreted():
+        return f"tensors are on {device}, and Triton's interpreter is off"
     return None
 
 

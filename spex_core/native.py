@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import _cpu
 from .codes import BchCode
+from .reference_inference import offsets
 
 ISAS = {"portable": 0, "avx2": 1, "avx512": 2, "gfni": 3}
 
@@ -199,3 +200,49 @@ def boost_cpu(
         tree, node = tree + forest.trees, node + forest.nodes
     bias = torch.tensor([forest.bias for forest in forests], dtype=torch.float64)
     return roots, group, *links, value, bias, staged
+
+
+def mask_lengths_cpu(masks: Tensor, lengths: Tensor, fixed: int) -> Tensor:
+    masks, lengths = masks.contiguous(), lengths.contiguous()
+    out = torch.empty(len(masks), dtype=torch.int64)
+    where = masks.data_ptr(), lengths.data_ptr()
+    _cpu.mask_lengths(
+        *where, len(masks), len(lengths), fixed, out.data_ptr(), torch.get_num_threads()
+    )
+    return out
+
+
+def pack_tokens_cpu(
+    masks: Tensor, ids: Tensor, owner: Tensor, n: int, original_positions: bool
+) -> tuple[Tensor, ...]:
+    """The fields of ops_inference.PackedTokens."""
+    masks, ids, owner = masks.contiguous(), ids.contiguous(), owner.contiguous()
+    counts = torch.bincount(owner, minlength=n + 1)
+    starts = offsets(mask_lengths_cpu(masks, counts[:n], int(counts[n])))
+    input_ids, position_ids = torch.empty(2, int(starts[-1]), dtype=torch.int64)
+    sequence = torch.empty(len(input_ids), dtype=torch.int32)
+    _cpu.pack_tokens(
+        *(_cpu.TokenLayout(ids.data_ptr(), owner.data_ptr(), len(ids), n), masks.data_ptr()),
+        *(len(masks), starts.data_ptr(), original_positions, input_ids.data_ptr()),
+        *(position_ids.data_ptr(), sequence.data_ptr(), torch.get_num_threads()),
+    )
+    return input_ids, position_ids, sequence, starts
+
+
+def pack_trie_cpu(
+    masks: Tensor, ids: Tensor, owner: Tensor, n: int, original_positions: bool
+) -> tuple[Tensor, ...]:
+    """The fields of ops_inference.PackedTrie."""
+    masks, ids, owner = masks.contiguous(), ids.contiguous(), owner.contiguous()
+    layout = _cpu.TokenLayout(ids.data_ptr(), owner.data_ptr(), len(ids), n)
+    where, threads = (layout, masks.data_ptr(), len(masks)), torch.get_num_threads()
+    first, shared, added, last = (torch.empty(len(masks), dtype=torch.int64) for _ in range(4))
+    _cpu.trie_prefixes(*where, first.data_ptr(), shared.data_ptr(), added.data_ptr(), threads)
+    starts = offsets(added)
+    input_ids, position_ids, subtree_end = torch.empty(3, int(starts[-1]), dtype=torch.int64)
+    _cpu.pack_trie(
+        *(*where, first.data_ptr(), shared.data_ptr(), starts.data_ptr(), original_positions),
+        *(input_ids.data_ptr(), position_ids.data_ptr(), subtree_end.data_ptr()),
+        *(last.data_ptr(), threads),
+    )
+    return input_ids, position_ids, subtree_end, last, starts, shared

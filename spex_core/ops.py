@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import reference, reference_boost, reference_decode
 from .backend import Backend, pick
+from .checks import check_packed, kind
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
@@ -35,7 +36,7 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     Example:  fwht(torch.tensor([1., 0., 0., 0.]))  # tensor([1., 1., 1., 1.])
     """
     if not (isinstance(x, Tensor) and x.is_floating_point()):
-        raise TypeError(f"fwht: x must be a floating-point tensor, got {_kind(x)}")
+        raise TypeError(f"fwht: x must be a floating-point tensor, got {kind(x)}")
     width = x.shape[-1] if x.ndim else 0
     check(
         width >= 1 and width & (width - 1) == 0 and width <= 1 << MAX_LOG_WIDTH,
@@ -62,7 +63,7 @@ def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto")
     Cost:     one XOR and one write a word; no dense intermediate.
     Source:   Kang et al. 2025 (SPEX), the aliased subsampling pattern.
     """
-    _check_packed("affine_masks", columns=columns, offsets=offsets)
+    check_packed("affine_masks", columns=columns, offsets=offsets)
     check(
         len(columns) <= MAX_LOG_WIDTH,
         "affine_masks: columns must be at most 24 rows, got {}",
@@ -115,7 +116,7 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
     Cost:     T S n bit products; on cpu T |k| for a support of at most 8 features a word.
               Memory beyond the result: 64 bytes a term for each thread, and a copy of the supports.
     """
-    _check_packed("parity_bits", masks=masks, support=support)
+    check_packed("parity_bits", masks=masks, support=support)
     match pick("parity_bits", backend, masks.device):
         case "cpu":
             from . import native
@@ -135,7 +136,7 @@ def parity_predict(
     Accuracy: float64 sums; on cpu in the order of s, the same bits for any number of threads.
     Cost:     parity_bits, and T S additions.
     """
-    _check_packed("parity_predict", masks=masks, support=support)
+    check_packed("parity_predict", masks=masks, support=support)
     _check_vector("parity_predict", "coefs", coefs, len(support))
     match pick("parity_predict", backend, masks.device):
         case "cpu":
@@ -156,7 +157,7 @@ def parity_adjoint(
     Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads.
     Cost:     parity_bits, and T S additions.
     """
-    _check_packed("parity_adjoint", masks=masks, support=support)
+    check_packed("parity_adjoint", masks=masks, support=support)
     _check_vector("parity_adjoint", "values", values, len(masks))
     match pick("parity_adjoint", backend, masks.device):
         case "cpu":
@@ -177,7 +178,7 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
     Cost:     S**2 T / 128 word operations.
     """
     samples = check_int("parity_gram: samples", samples, 0)
-    _check_packed("parity_gram", columns=columns)
+    check_packed("parity_gram", columns=columns)
     check(
         columns.shape[1] == -(-samples // 64),
         "parity_gram: columns must have ceil(samples / 64) = {} words, got {}",
@@ -352,12 +353,12 @@ def boost(
     """
     n = check_int("boost: n", n, 1)
     watch = masks[:0] if watch is None else watch
-    _check_packed("boost", masks=masks, watch=watch)
+    check_packed("boost", masks=masks, watch=watch)
     _check_bits("boost", n, masks=masks, watch=watch)
     samples = len(masks)
     check(1 <= samples <= 1 << 24, "boost: masks must be 1 to 2**24 rows, got {}", samples)
     if not (isinstance(values, Tensor) and values.is_floating_point()):
-        raise TypeError(f"boost: values must be a floating-point tensor, got {_kind(values)}")
+        raise TypeError(f"boost: values must be a floating-point tensor, got {kind(values)}")
     check(
         values.ndim in (1, 2) and values.shape[-1] == samples,
         "boost: values must have shape ({0},) or (J, {0}), got {1}",
@@ -368,7 +369,7 @@ def boost(
     if bags is None:
         bags = masks.new_full((1, -(-samples // 64)), -1)
         bags[:, -1] = _low_bits(samples)
-    _check_packed("boost", bags=bags)
+    check_packed("boost", bags=bags)
     _check_bits("boost", samples, bags=bags)
     check(bool((bags != 0).any(1).all()), "boost: bags must have a sample in each row")
     counts = {"trees": trees, "depth": depth, "leaves": leaves, "min_leaf": min_leaf}
@@ -458,7 +459,7 @@ def tree_fourier(
     check_forest("tree_fourier", roots, feature, absent, present, value, n)
     if group is not None:
         if not (isinstance(group, Tensor) and group.dtype == torch.int32):
-            raise TypeError(f"tree_fourier: group must be an int32 tensor, got {_kind(group)}")
+            raise TypeError(f"tree_fourier: group must be an int32 tensor, got {kind(group)}")
         check(
             group.shape == roots.shape and bool(((group >= 0) & (group < groups)).all()),
             "tree_fourier: group must be {} numbers in [0, {}), got shape {}",
@@ -477,28 +478,9 @@ def tree_fourier(
 
 def _check_readings(op: str, x: Tensor, axes: int) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
-        raise TypeError(f"{op}: readings must be a floating-point tensor, got {_kind(x)}")
+        raise TypeError(f"{op}: readings must be a floating-point tensor, got {kind(x)}")
     check(x.ndim == axes, "{}: readings must have {} axes, got shape {}", op, axes, tuple(x.shape))
     check(bool(torch.isfinite(x).all()), "{}: readings must be finite", op)
-
-
-def _check_packed(op: str, **tensors: Tensor) -> None:
-    """Each is int64 with two axes; all have the same words and device."""
-    first_name, first = next(iter(tensors.items()))
-    for name, x in tensors.items():
-        if not (isinstance(x, Tensor) and x.dtype == torch.int64):
-            raise TypeError(f"{op}: {name} must be a packed int64 tensor, got {_kind(x)}")
-        check(x.ndim == 2, "{}: {} must have two axes, got shape {}", op, name, tuple(x.shape))
-        check(
-            x.shape[1] == first.shape[1],
-            "{}: {} must have as many words as {}, {}, got {}",
-            *(op, name, first_name, first.shape[1], x.shape[1]),
-        )
-        check(
-            x.device == first.device,
-            "{}: {} must be on the device of {}, {}, got {}",
-            *(op, name, first_name, first.device, x.device),
-        )
 
 
 def _check_bits(op: str, bits: int, **tensors: Tensor) -> None:
@@ -521,13 +503,9 @@ def _low_bits(bits: int) -> int:
 
 def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
-        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {_kind(x)}")
+        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {kind(x)}")
     check(
         tuple(x.shape) == (length,),
         "{}: {} must have shape ({},), got {}",
         *(op, name, length, tuple(x.shape)),
     )
-
-
-def _kind(x: object) -> str:
-    return f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import spex_core
-from spex_core import backend, ops
+from spex_core import backend, ops, ops_inference
 from spex_core.backend import BACKENDS, OPS, pick, table, why_not
 from spex_core.errors import BackendUnavailable, SpexError
 
@@ -43,8 +45,9 @@ def only(monkeypatch: pytest.MonkeyPatch):
 def test_every_public_op_is_listed() -> None:
     made_here = {
         name
-        for name, value in vars(ops).items()
-        if inspect.isfunction(value) and value.__module__ == ops.__name__ and name[0] != "_"
+        for module in (ops, ops_inference)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
     assert "fwht" in made_here
     assert made_here == OPS.keys()
@@ -98,10 +101,44 @@ def test_a_named_backend_must_implement_the_op(only, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "device"), [("cpu", CUDA), ("triton", CPU), ("cuda", CPU)], ids=str
 )
-def test_a_named_backend_must_fit_the_device(only, name: str, device: torch.device) -> None:
+def test_a_named_backend_must_fit_the_device(
+    only, monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device
+) -> None:
     only("cpu", "triton", "cuda")
+    monkeypatch.setattr(backend, "interpreted", lambda: False)
     with pytest.raises(BackendUnavailable, match=f"tensors are on {device}"):
         pick("fwht", name, device)
+
+
+def test_triton_takes_cpu_tensors_in_its_interpreter_only(
+    only, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only("cpu", "triton")
+    monkeypatch.setattr(backend, "interpreted", lambda: True)
+    assert pick("fwht", "triton", CPU) == "triton"
+    assert pick("fwht", "auto", CPU) == "cpu"
+    monkeypatch.setattr(backend, "interpreted", lambda: False)
+    with pytest.raises(BackendUnavailable, match="tensors are on cpu, and Triton's interpreter is"):
+        pick("fwht", "triton", CPU)
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_triton_says_why_it_needs_a_device_or_the_interpreter(wanted: str) -> None:
+    pytest.importorskip("triton")
+    program = (
+        "import torch; torch.cuda.is_available = lambda: False\n"
+        "from spex_core.backend import interpreted, why_not\n"
+        "print(interpreted(), why_not('triton'))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TRITON_INTERPRET": wanted},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    reason = "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
+    assert run.stdout.strip() == ("True None" if wanted == "1" else f"False {reason}")
 
 
 def test_an_unknown_backend_is_a_value_error() -> None:

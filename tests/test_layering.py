@@ -15,14 +15,17 @@ ORDER = [
     *(
         "errors",
         "backend",
+        "checks",
         "codes",
         "forest",
         "reference",
         "reference_decode",
         "reference_boost",
+        "reference_inference",
         "native",
         "triton_kernels",
         "ops",
+        "ops_inference",
     ),
     *(
         "masks",

@@ -4,6 +4,7 @@ void test_boost();
 void test_decode();
 void test_fwht();
 void test_masks();
+void test_pack_tokens();
 void test_parity();
 void test_threads();
 void test_trees();
@@ -12,6 +13,7 @@ int main() {
   test_threads();
   test_fwht();
   test_masks();
+  test_pack_tokens();
   test_parity();
   test_decode();
   test_trees();

@@ -1,0 +1,140 @@
+"""Compiles Triton kernels ahead of time for GPUs that need not be there; run by
+test_triton_compile.py in a process of its own, without Triton's interpreter.
+
+    python tests/compile_triton.py 80 90    # one line of JSON for each kernel and architecture
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+P = "*i64"  # a pointer
+N = "i32"
+
+# module, kernel, types of its arguments in order, its constants; one line for each variant that a
+# launcher uses. A kernel that is missing here fails test_every_kernel_is_compiled.
+KERNELS = [
+    ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
+    *(
+        (
+            "pack_tokens",
+            "_pack_tokens_kernel",
+            (*[P] * 8, "*i32", N, N, N),
+            {"TRIE": trie, "ORIGINAL": original, "BLOCK_L": 256},
+        )
+        for trie, original in ((False, False), (True, True))
+    ),
+    ("pack_trie", "_trie_prefixes_kernel", (*[P] * 5, N, N, N), {"BLOCK_L": 256}),
+    (
+        *("pack_trie", "_subtree_end_kernel", (P, "*i32", P, P, P, N, N)),
+        {"LEVELS": 12, "BLOCK_N": 256},
+    ),
+    ("pack_trie", "_last_node_kernel", (P, P, P), {}),
+    *(
+        (
+            "mask_embed",
+            "_mask_embed_kernel",
+            (P, x, x, P, P, x, *[N] * 5),
+            {"DROP": drop, "BLOCK_L": 32, "BLOCK_D": 64},
+        )
+        for x, drop in (("*fp32", False), ("*bf16", True), ("*fp64", False))
+    ),
+    *(
+        (
+            "head_scale",
+            "_head_scale_kernel",
+            (x, P, "*i32", x, wide, x, *[N] * 5),
+            {"MEAN": mean, "SCALE": scale, "BLOCK": 1024},
+        )
+        for x, wide, mean, scale in (
+            ("*fp32", "*fp32", False, False),
+            ("*bf16", "*fp32", True, True),
+            ("*fp64", "*fp64", True, True),
+        )
+    ),
+    *(
+        (
+            "score_last",
+            "_score_last_kernel",
+            (x, P, x, x, x, x, out, N, N, N),
+            {
+                "EPS": 1e-5,
+                "CENTRE": norm,
+                "NORM": norm,
+                "NORM_BIAS": norm,
+                "BIAS": norm,
+                "BLOCK_D": 512,
+                "BLOCK_Q": 8,
+            },
+        )
+        for x, out, norm in (
+            ("*fp32", "*fp32", False),
+            ("*bf16", "*fp32", True),
+            ("*fp64", "*fp64", True),
+        )
+    ),
+    *(
+        (
+            "token_logprobs",
+            "_token_logprobs_kernel",
+            (x, x, x, out, out, N, N, N),
+            {"BIAS": True, "SPAN": 4096, "BLOCK_R": r, "BLOCK_V": v, "BLOCK_D": d},
+        )
+        for x, out, (r, v, d) in (
+            ("*fp32", "*fp32", (32, 64, 32)),
+            ("*bf16", "*fp32", (32, 64, 32)),
+            ("*fp64", "*fp64", (16, 32, 16)),
+        )
+    ),
+]
+
+
+def compiled(module: str, kernel: str, types: tuple[str, ...], constants: dict, arch: int) -> dict:
+    """Shared memory, and what ptxas says of registers and spills, for one kernel on sm_<arch>."""
+    function = getattr(importlib.import_module(f"spex_core.triton_kernels.{module}"), kernel)
+    names = function.arg_names
+    signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
+    assert list(signature) == names, f"{kernel}: {names} have the types {signature}"
+    source = ASTSource(fn=function, signature=signature, constexprs=constants)
+    built = triton.compile(source, target=GPUTarget("cuda", arch, 32))
+    variant = [t for t in dict.fromkeys(types) if t[0] == "*"]
+    report = ptxas(built.asm["ptx"])
+    spills = sum(map(int, re.findall(r"(\d+) bytes spill", report)))
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    return {
+        "kernel": kernel,
+        "constants": constants,
+        "pointers": variant,
+        "arch": arch,
+        "shared": built.metadata.shared,
+        "spills": spills,
+        "registers": registers,
+        "cubin": len(built.asm["cubin"]),
+    }
+
+
+def ptxas(ptx: str) -> str:
+    """The report of Triton's own assembler."""
+    arch = re.search(r"\.target (\w+)", ptx)[1]
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx, encoding="utf-8")
+        command = [program, "-v", f"--gpu-name={arch}", source, "-o", source.with_suffix(".cubin")]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+if __name__ == "__main__":
+    for arch in map(int, sys.argv[1:]):
+        for case in KERNELS:
+            print(json.dumps(compiled(*case, arch)), flush=True)

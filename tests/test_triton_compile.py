@@ -1,0 +1,69 @@
+"""Every Triton kernel compiles for an A100 (sm_80) and an H100 (sm_90) where there is no GPU,
+fits in their shared memory, and spills no register."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spex_core.backend import why_not
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block, of the CUDA programming guide
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
+    """Architecture -> the lines of compile_triton.py."""
+    reason = why_not("triton")
+    if reason is not None and "CUDA device" not in reason:
+        pytest.skip(f"triton: {reason}")
+    cache = str(tmp_path_factory.mktemp("triton"))
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "compile_triton.py"), *map(str, SHARED_LIMIT)],
+        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    return {arch: [row for row in rows if row["arch"] == arch] for arch in SHARED_LIMIT}
+
+
+def jitted() -> set[str]:
+    """Names of the functions of triton_kernels that Triton compiles and that launchers call."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "triton_kernels").glob("*.py")]
+    return {
+        node.name
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and node.name.endswith("_kernel")
+        and any(ast.unparse(by) == "triton.jit" for by in node.decorator_list)
+    }
+
+
+@pytest.mark.parametrize("arch", SHARED_LIMIT)
+def test_every_kernel_is_compiled(built, arch: int) -> None:
+    assert "_pack_tokens_kernel" in jitted()
+    assert {row["kernel"] for row in built[arch]} == jitted()
+    assert all(row["cubin"] > 1000 for row in built[arch])
+
+
+@pytest.mark.parametrize("arch", SHARED_LIMIT)
+def test_shared_memory_is_within_the_limit(built, arch: int) -> None:
+    most = {row["kernel"]: row["shared"] for row in built[arch] if row["shared"]}
+    assert most, "some kernel uses shared memory"
+    assert max(most.values()) <= SHARED_LIMIT[arch], most
+
+
+@pytest.mark.parametrize("arch", SHARED_LIMIT)
+def test_no_register_is_spilled(built, arch: int) -> None:
+    assert all(row["registers"] > 0 for row in built[arch])
+    assert [row for row in built[arch] if row["spills"]] == []
