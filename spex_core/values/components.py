@@ -6,7 +6,6 @@ mask of the pack, and each row has the gates of its own mask.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import masks as bits
+from .. import ops_inference
 from ..errors import check, check_int
 from ..value_function import ValueFunction
 from .answers import check_rows, device_of, evaluation_mode
 from .fingerprint import digest
-from .gates import Gate, find_heads, find_layers, find_mlps, find_modules, hooked
+from .gates import Gate, Hooks, find_heads, find_layers, find_mlps, find_modules
 
 Score = Callable[[Any, Tensor], Tensor]
 FINDERS = {"heads": find_heads, "layers": find_layers, "mlps": find_mlps}
@@ -92,6 +92,8 @@ class Components(ValueFunction):
         self.tokens = check_int("Components: tokens", tokens, 1)
         self.threads = check_int("Components: threads", threads, 1)
         self._batches = _batches(inputs, device_of(model))
+        self._hooks: Hooks | None = None  # while an evaluation lasts
+        self._means: dict[Gate, Tensor] | None = None  # of the first evaluation
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +107,9 @@ class Components(ValueFunction):
         return np.full(len(masks), sum(b.rows * b.positions for b in self._batches), np.int64)
 
     def evaluate(self, masks: Tensor) -> np.ndarray:
-        with evaluation_mode(self.model):
+        with evaluation_mode(self.model), Hooks(self.model, self.gates) as self._hooks:
+            if self.absent == "mean" and self._means is None:
+                self._means = self._averages()
             return super().evaluate(masks)
 
     @torch.inference_mode()
@@ -115,7 +119,7 @@ class Components(ValueFunction):
             most = max(1, self.tokens // (len(masks) * batch.positions))
             for part in batch.parts(most):
                 change = _Switch(self, masks, part.rows)
-                with hooked(self.model, self.gates, change):
+                with self._hooks.doing(change):
                     args, kwargs = part.repeated(len(masks))
                     output = self.model(*args, **kwargs)
                 number = torch.arange(examples, examples + part.rows).repeat(len(masks))
@@ -127,15 +131,14 @@ class Components(ValueFunction):
         values = values.double().mean(1) if self.combine is None else self.combine(values)
         return check_rows("Components: combine", values, len(masks))
 
-    @functools.cached_property
     @torch.inference_mode()
-    def _means(self) -> dict[Gate, Tensor]:
+    def _averages(self) -> dict[Gate, Tensor]:
         """What each gate's components give on average: (H, D), (D,), or a layer's change (D,)."""
         means = _Means()
         for batch in self._batches:
             for part in batch.parts(max(1, self.tokens // batch.positions)):
                 means.attended = part.kwargs.get("attention_mask")
-                with hooked(self.model, self.gates, means):
+                with self._hooks.doing(means):
                     self.model(*part.args, **part.kwargs)
         return {gate: total / means.count[gate] for gate, total in means.total.items()}
 
@@ -155,12 +158,13 @@ def _find(model: torch.nn.Module, components: str | Sequence[str], heads: int | 
 
 
 class _Switch:
-    """The gates of the rows of a pack, `examples` rows a mask, for `hooked`."""
+    """The gates of the rows of a pack, `examples` rows a mask, for `Hooks`."""
 
     def __init__(self, f: Components, masks: Tensor, examples: int):
         device = device_of(f.model)
+        self.masks = masks.to(device)
         self.keep = torch.from_numpy(bits.unpack(masks, f.n)).to(device)  # (masks, n)
-        self.means = f._means if f.absent == "mean" else None
+        self.means = f._means
         self.examples, self.rescale = examples, f.rescale
 
     def __call__(self, gate: Gate, value: Tensor, came: Tensor | None) -> Tensor:
@@ -169,11 +173,13 @@ class _Switch:
         scale = among.shape[1] / among.sum(1).clamp(min=1) if self.rescale else None  # (masks,)
         mean = None if self.means is None else self.means[gate].to(value.dtype)
         row = self._mask_of_row(gate, value)
-        keep, scale = keep[row], None if scale is None else scale[row].to(value.dtype)
         if gate.kind == "heads":
-            heads = value.unflatten(-1, (gate.count, -1))  # (rows, ..., H, D)
-            return _head_scale(heads, keep, scale, mean).flatten(-2)
-        return _switched(value, came, keep, scale, mean)
+            heads = value.reshape(-1, gate.count, value.shape[-1] // gate.count)  # (N, H, D)
+            row = row.repeat_interleave(len(heads) // len(row))
+            options = {"first": gate.first, "mean": mean, "scale": scale}
+            return ops_inference.head_scale(heads, self.masks, row, **options).view(value.shape)
+        scale = None if scale is None else scale[row].to(value.dtype)
+        return _switched(value, came, keep[row], scale, mean)
 
     def _mask_of_row(self, gate: Gate, value: Tensor) -> Tensor:
         """The mask of each row of an activation, int64 (rows,)."""
@@ -201,17 +207,8 @@ def _switched(
     return torch.where(keep.view(-1, *ones), value, absent)
 
 
-def _head_scale(x: Tensor, keep: Tensor, scale: Tensor | None, mean: Tensor | None) -> Tensor:
-    """Heads (rows, ..., H, D) by their rows' gates (rows, H)."""
-    inner = (1,) * (x.ndim - 3)
-    if scale is not None:
-        x = x * scale.view(-1, *inner, 1, 1)
-    absent = x.new_zeros(()) if mean is None else mean
-    return torch.where(keep.view(len(x), *inner, -1, 1), x, absent)
-
-
 class _Means:
-    """Sums and counts of what the components of each gate give, for `hooked`."""
+    """Sums and counts of what the components of each gate give, for `Hooks`."""
 
     def __init__(self) -> None:
         self.total: dict[Gate, Tensor] = {}

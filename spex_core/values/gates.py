@@ -147,59 +147,75 @@ def _kind(model: nn.Module) -> str:
 Change = Callable[[Gate, Tensor, "Tensor | None"], Tensor]
 
 
-@contextlib.contextmanager
-def hooked(model: nn.Module, gates: Sequence[Gate], change: Change) -> Iterator[None]:
-    """Every gate's activation goes through `change` in the forward passes of this thread.
+_hooking = threading.RLock()  # hooks belong to a model, which others may share: one user at a time
+
+
+class Hooks:
+    """Hooks at the gates of a model while the `with` block lasts; what they do is for each thread
+    to say, with `doing`, since packs run on several threads and share the model.
 
     The activation of heads is the projection's input (..., H D), else the module's output.
-
-    Raises: ValueError on leaving where a gate's module never ran: torch's own attention layers
-            compute past their modules.
     """
-    owner, ran = threading.get_ident(), set()
 
-    def before(gate: Gate) -> Callable[..., Any]:
-        def hook(_, args):
-            if threading.get_ident() != owner:
-                return None
-            ran.add(gate.module)
-            return change(gate, args[0], None), *args[1:]
+    def __init__(self, model: nn.Module, gates: Sequence[Gate]):
+        self.model, self.gates = model, gates
+        self._thread = threading.local()
+        self._handles: list[Any] = []
 
-        return hook
+    def __enter__(self) -> Hooks:
+        _hooking.acquire()
+        for gate in self.gates:
+            module = self.model.get_submodule(gate.module)
+            self._handles.append(
+                module.register_forward_pre_hook(self._before(gate))
+                if gate.kind == "heads"
+                else module.register_forward_hook(self._after(gate), with_kwargs=True)
+            )
+        return self
 
-    def after(gate: Gate) -> Callable[..., Any]:
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        _hooking.release()
+
+    @contextlib.contextmanager
+    def doing(self, change: Change) -> Iterator[None]:
+        """Every gate's activation goes through `change` in the forward passes of this thread.
+
+        Raises: ValueError on leaving where a gate's module never ran: torch's own attention layers
+                compute past their modules.
+        """
+        self._thread.change, self._thread.ran = change, set()
+        try:
+            yield
+        finally:
+            del self._thread.change
+        missed = [gate.module for gate in self.gates if gate.module not in self._thread.ran]
+        check(
+            not missed,
+            "components: every module must run in a forward pass, {} did not ({} of {})",
+            *("".join(missed[:1]), len(missed), len(self.gates)),
+        )
+
+    def _changed(self, gate: Gate, value: Tensor, came: Tensor | None = None) -> Tensor:
+        if not hasattr(self._thread, "change"):
+            return value
+        self._thread.ran.add(gate.module)
+        return self._thread.change(gate, value, came)
+
+    def _before(self, gate: Gate) -> Callable[..., Any]:
+        return lambda _, args: (self._changed(gate, args[0]), *args[1:])
+
+    def _after(self, gate: Gate) -> Callable[..., Any]:
         def hook(_, args, kwargs, output):
-            if threading.get_ident() != owner:
-                return None
-            ran.add(gate.module)
-            value = _first(gate, output)
             came = None
             if gate.kind == "layer":
                 came = args[0] if args else kwargs["hidden_states"]
-            value = change(gate, value, came)
+            value = self._changed(gate, _first(gate, output), came)
             return (value, *output[1:]) if isinstance(output, tuple) else value
 
         return hook
-
-    handles = []
-    try:
-        for gate in gates:
-            module = model.get_submodule(gate.module)
-            handles.append(
-                module.register_forward_pre_hook(before(gate))
-                if gate.kind == "heads"
-                else module.register_forward_hook(after(gate), with_kwargs=True)
-            )
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    missed = [gate.module for gate in gates if gate.module not in ran]
-    check(
-        not missed,
-        "components: every module must run in a forward pass, {} did not ({} of {})",
-        *("".join(missed[:1]), len(missed), len(gates)),
-    )
 
 
 def _first(gate: Gate, output: object) -> Tensor:
