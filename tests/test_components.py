@@ -249,6 +249,49 @@ def test_named_modules_equal_one_forward_a_mask(absent, rescale, tokens):
     assert np.std(want) > 0.01
 
 
+class Residual(nn.Module):
+    """Two layers that add to what they get."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.self_attn = nn.ModuleDict({"o_proj": nn.Linear(6, 6)})
+
+        def forward(self, hidden_states):
+            return hidden_states + self.self_attn["o_proj"](hidden_states).tanh()
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.layers = nn.ModuleList([self.Block(), self.Block()])
+
+    def forward(self, x):
+        return self.layers[1](hidden_states=self.layers[0](x))
+
+
+@pytest.mark.parametrize("absent", ["zero", "mean"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_layers_by_what_they_add(absent, rescale):
+    net = Residual()
+    x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    options = {"components": "layers", "absent": absent, "rescale": rescale}
+    f = Components(net, x, lambda output, examples: output[:, 1, :2], **options)
+    first, second = (layer.self_attn["o_proj"] for layer in net.layers)
+    values, want = f(ALL[:4, :2]), []
+    with torch.no_grad():
+        whole = x + first(x).tanh()
+        means = [first(x).tanh().mean((0, 1)), second(whole).tanh().mean((0, 1))]
+        for mask in ALL[:4, :2]:
+            h = x
+            for j, projection in enumerate((first, second)):
+                added = projection(h).tanh() * (2 / mask.sum() if rescale and mask[j] else 1)
+                other = means[j] if absent == "mean" else torch.zeros(6)
+                h = h + (added if mask[j] else other)
+            want.append(h[:, 1, :2].mean(0))
+    assert np.abs(values - torch.stack(want).numpy()).max() <= 1e-6
+    assert values.std(0).min() > 0.01
+
+
 def test_batches_of_different_length_positional_keyword_and_passed_through():
     net = Net().eval()
     f = Components(

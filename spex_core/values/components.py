@@ -58,8 +58,9 @@ class Components(ValueFunction):
               do not divide the projection's inputs; no example; a score of the wrong shape or NaN.
     Accuracy: one forward pass for each mask, to the rounding of batched products: 1e-6 in float32.
     Cost:     a forward pass over all examples for each mask; what memory a pack of `tokens` needs.
-    Example:  model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-              f = Components(model, tokenizer(["So good."], return_tensors="pt"),
+    Example:  config = transformers.BertConfig(num_hidden_layers=2)
+              model = transformers.BertForSequenceClassification(config)
+              f = Components(model, {"input_ids": torch.randint(0, 999, (4, 7))},
                              lambda output, examples: output.logits[:, 1] - output.logits[:, 0])
               spex_core.proxyspex(f, features=f.features, budget=1000)
     """

@@ -182,7 +182,7 @@ class FitAndScore:
     Returns: a number.
     Raises:  MissingExtra without scikit-learn; ValueError where X and y, or X_test and y_test, do
              not have the same number of rows; what fitting raises.
-    Example: FitAndScore(LogisticRegression(), X[::2], y[::2], X[1::2], y[1::2])(np.arange(50))
+    Example: FitAndScore(GaussianNB(), X[::2], y[::2], X[1::2], y[1::2])(np.arange(50))
     """
 
     estimator: Any
