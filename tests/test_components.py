@@ -337,7 +337,7 @@ def test_hooks_go_and_training_comes_back_when_the_score_fails():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
-def test_packs_on_threads_do_not_see_one_anothers_gates():
+def test_a_pack_on_one_thread_does_not_see_the_gates_of_another():
     net = Net().eval()
     alone = Components(net, IMAGES, second_logit, components=NAMES)(ALL)
     f = Components(net, IMAGES, second_logit, components=NAMES, threads=3, tokens=1)
@@ -375,7 +375,7 @@ def test_a_forward_pass_holds_no_more_than_the_budget():
         ({"components": "neurons"}, ValueError, r"components must be one of .*got 'neurons'"),
         ({"components": []}, ValueError, "names must name a module, got none"),
         ({"components": ["last", "last"]}, ValueError, "names must differ"),
-        ({"components": ["frist"]}, ValueError, "got 'frist'; close to it: first"),
+        ({"components": ["firs"]}, ValueError, "got 'frist'; close to it: first"),
         ({"components": "heads"}, ValueError, "attention with an output projection.*got Net"),
         ({"absent": "noise"}, ValueError, "absent must be zero or mean, got noise"),
         ({"tokens": 0}, ValueError, "tokens must be an integer >= 1, got 0"),
