@@ -375,7 +375,7 @@ def test_a_forward_pass_holds_no_more_than_the_budget():
         ({"components": "neurons"}, ValueError, r"components must be one of .*got 'neurons'"),
         ({"components": []}, ValueError, "names must name a module, got none"),
         ({"components": ["last", "last"]}, ValueError, "names must differ"),
-        ({"components": ["firs"]}, ValueError, "got 'frist'; close to it: first"),
+        ({"components": ["firs"]}, ValueError, "got 'firs'; close to it: first"),
         ({"components": "heads"}, ValueError, "attention with an output projection.*got Net"),
         ({"absent": "noise"}, ValueError, "absent must be zero or mean, got noise"),
         ({"tokens": 0}, ValueError, "tokens must be an integer >= 1, got 0"),
