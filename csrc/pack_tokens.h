@@ -31,9 +31,9 @@ void pack_tokens_cpu(const TokenLayout& layout, const uint64_t* masks, int64_t s
 void trie_prefixes_cpu(const TokenLayout& layout, const uint64_t* masks, int64_t samples,
                        int64_t* first, int64_t* shared, int64_t* added, int threads);
 
-// The nodes that mask t adds, into [starts[t], starts[t + 1]): input_ids; position_ids, the depth or
-// (original) the places in the layout; subtree_end, the first node that does not stand below. And
-// last (samples), the node of the last token of each mask, or -1. first and shared are those of
+// The nodes that mask t adds, into [starts[t], starts[t + 1]): input_ids; position_ids, the depth
+// or (original) the places in the layout; subtree_end, the first node that does not stand below.
+// And last (samples), the node of the last token of each mask, or -1. first and shared are those of
 // trie_prefixes_cpu, starts (samples + 1) the offsets of its added.
 void pack_trie_cpu(const TokenLayout& layout, const uint64_t* masks, int64_t samples,
                    const int64_t* first, const int64_t* shared, const int64_t* starts,
