@@ -3,6 +3,8 @@ that it has not seen."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,29 +12,38 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
-from .evaluate import Progress, SetFunction, evaluate
+from .evaluate import Progress, evaluate
 from .explanation import Explanation, Report
 from .plan import SamplingPlan, plan_spex
 from .spex import spex
+from .value_function import ValueFunction
 
 
-class Recorder:
+class Recorder(ValueFunction):
     """f, that remembers what it was asked and what it answered, for another run to take over."""
 
-    def __init__(self, f: SetFunction):
-        self.f = f
-        self.calls: list[tuple[np.ndarray, np.ndarray]] = []
+    def __init__(self, f: ValueFunction):
+        self.f, self.features, self.order, self.unit = f, f.features, f.order, f.unit
+        self.calls: list[tuple[Tensor, np.ndarray]] = []
 
-    def __call__(self, masks: np.ndarray) -> np.ndarray:
-        values = self.f(masks)
-        self.calls.append((masks, values))
-        return values
+    @property
+    def fingerprint(self) -> str:
+        return self.f.fingerprint
+
+    def cost(self, masks: Tensor) -> np.ndarray:
+        return self.f.cost(masks)
+
+    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with contextlib.closing(self.f.stream(masks)) as packs:
+            for rows, values in packs:
+                self.calls.append((masks[torch.from_numpy(rows)], values))
+                yield rows, values
 
     @property
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Masks bool (rows, n) and values (rows,) of all calls so far, one at least."""
         masks, values = zip(*self.calls, strict=True)
-        return np.concatenate(masks), np.concatenate(values)
+        return bits.unpack(torch.cat(masks), self.n), np.concatenate(values)
 
 
 @dataclass(frozen=True)
@@ -77,17 +88,14 @@ def _row(name: str, report: Report, r2: float) -> str:
     )
 
 
-def rival_plan(
-    found: Explanation, budget: int, degree: int, *, prefix_sharing: bool = False
-) -> SamplingPlan:
-    """The plan of SPEX for the features that another algorithm has explained. It has another seed:
-    the uniform masks of one seed are the same for both, and those that SPEX holds out are to be
-    new.
+def rival_plan(f: ValueFunction, found: Explanation, budget: int, degree: int) -> SamplingPlan:
+    """The plan of SPEX for what another algorithm has explained. It has another seed: the uniform
+    masks of one seed are the same for both, and those that SPEX holds out are to be new.
 
     Raises: ValueError as plan_spex does, with the least budget that works where this is too small.
     """
-    seed, n = found.report.seed ^ 1, found.transform.n
-    return plan_spex(n, budget, degree=degree, seed=seed, prefix_sharing=prefix_sharing)
+    sharing = f.order == "prefix"
+    return plan_spex(f.n, budget, degree=degree, seed=found.report.seed ^ 1, prefix_sharing=sharing)
 
 
 def compare(
@@ -96,14 +104,13 @@ def compare(
     plan: SamplingPlan,
     *,
     decoder: str = "soft",
-    batch_size: int = 1024,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run SPEX by the plan; score it and `found` on the masks it holds out (all, of a whole table)
     that are new to `found`. No mask is asked for twice.
 
-    Args:   f: has answered what `found` was fitted to, nothing else. plan: of rival_plan(found).
-            decoder, batch_size, progress: as in spex().
+    Args:   f: has answered what `found` was fitted to, nothing else. plan: of rival_plan(f, found).
+            decoder, progress: as in spex().
     Raises: EvaluationError if f fails.
     """
     paid = f.known
@@ -115,7 +122,6 @@ def compare(
         decoder=decoder,
         prefix_sharing=plan.profile,
         seed=plan.seed,
-        batch_size=batch_size,
         progress=progress,
         known=paid,
     )

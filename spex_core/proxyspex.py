@@ -53,7 +53,8 @@ def proxyspex(
     recipe. A budget of 2**n evaluates every mask (n <= 24), and the result is then exact.
 
     Args:
-        f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs.
+        f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs. Or
+            a ValueFunction, which is asked in packs of its own and names its features.
         n: features; or `features`, their names, which results then use.
         budget: the most evaluations, at least 8 (2**n for n <= 2); all are distinct.
         preset: "default" or "paper".
@@ -79,7 +80,7 @@ def proxyspex(
     """
     if not callable(f):
         raise TypeError(f"proxyspex: f must be callable, got {type(f).__name__}")
-    names = feature_names("proxyspex", n, features)
+    names = feature_names("proxyspex", n, features, f)
     n = len(names)
     budget = check_int("proxyspex: budget", budget, least_masks(n))
     options = _check_options("proxyspex", preset, degree, terms, seed)

@@ -56,7 +56,8 @@ def spex(
     (shrink.py); a sparse function stays sparse.
 
     Args:
-        f: any callable, bool (batch, n) array -> (batch,) numbers; 1 = the feature is kept.
+        f: any callable, bool (batch, n) array -> (batch,) numbers; 1 = the feature is kept. Or a
+            ValueFunction, which is asked in packs of its own and names its features.
         n: features; or `features`, their names, which results then use.
         budget: the most evaluations. Too few is an error that gives the least that works.
         degree: the largest order of a term, 1 to 10.
@@ -81,7 +82,7 @@ def spex(
     """
     if not callable(f):
         raise TypeError(f"spex: f must be callable, got {type(f).__name__}")
-    names = feature_names("spex", n, features)
+    names = feature_names("spex", n, features, f)
     check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
     batch_size = check_int("spex: batch_size", batch_size, 1)
     if prefix_sharing is None:
@@ -192,8 +193,13 @@ def describe(plan: SamplingPlan) -> str:
     return text + (f", {uniform:,} uniform masks" if uniform else "")
 
 
-def feature_names(where: str, n: int | None, features: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the features; x0, x1, ... where only n is given."""
+def feature_names(
+    where: str, n: int | None, features: Sequence[str] | None, f: object = None
+) -> tuple[str, ...]:
+    """Names of the features: as given, else those of a value function; x0, x1, ... where only n is
+    given."""
+    if n is None and features is None and isinstance(f, ValueFunction):
+        features = f.features
     check(
         n is not None or features is not None,
         "{}: n or features must be given, got neither",

@@ -13,7 +13,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class ValueFunction(abc.ABC):
                  equal values, so that a store of values can be shared.
     cost:        packed masks int64 (T, W) -> int64 (T,): tokens (or what stands for them) of each.
     run:         the values of one pack: packed masks (rows, W), distinct and in the declared order,
-                 -> float (rows,) or (rows, q).
+                 -> float (rows,) or (rows, q). Or, where packs make no sense, stream itself.
     and may set, as attributes of the class or of the object:
     order:       "length" (default), "prefix" or "any": the order in which packs are cut.
     tokens:      the budget of one pack; halved, for good, where memory runs out.
@@ -45,7 +45,7 @@ class ValueFunction(abc.ABC):
     order: Order = "length"
     tokens: int = 1 << 14
     threads: int | None = None
-    unit: ClassVar[str] = "tokens"  # of cost
+    unit: str = "tokens"  # of cost
 
     features: Sequence[str]
 
@@ -61,11 +61,17 @@ class ValueFunction(abc.ABC):
     @abc.abstractmethod
     def cost(self, masks: Tensor) -> np.ndarray: ...
 
-    @abc.abstractmethod
-    def run(self, masks: Tensor) -> Tensor | np.ndarray: ...
+    def run(self, masks: Tensor) -> Tensor | np.ndarray:
+        raise NotImplementedError(f"{type(self).__name__} must define run or stream")
 
     def added(self, masks: Tensor) -> np.ndarray | None:
         return None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """What has to hold while packs run (hooks, a mode of the model): entered once for each
+        evaluation, before there are threads. By default nothing."""
+        yield
 
     def evaluate(self, masks: Tensor) -> np.ndarray:
         """The values of packed masks, each distinct one computed once.
@@ -104,6 +110,11 @@ class ValueFunction(abc.ABC):
                 ValueError where `run` returns anything but finite numbers, as many for each mask.
         Memory: that of one pack (of `threads` packs), whatever U is, and some bytes a mask.
         """
+        if len(masks):
+            with self.running():
+                yield from self._packs(masks)
+
+    def _packs(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rank = lexicographic(masks)
         rank = rank[arrange(self.cost(masks[torch.from_numpy(rank)]), self.order)]
         rows = masks[torch.from_numpy(rank)]

@@ -7,6 +7,7 @@ import spex_core
 from spex_core import masks as bits
 from spex_core.compare import Recorder, compare, rival_plan
 from spex_core.errors import EvaluationError
+from spex_core.value_function import ValueFunction
 
 
 def f(x):
@@ -14,11 +15,26 @@ def f(x):
     return x[:, 0] - 2.0 * x[:, 1] + 3.0 * (x[:, 2] & x[:, 3]) - (x[:, 1] & x[:, 4] & x[:, 5])
 
 
+class Plain(ValueFunction):
+    """A function of bool masks, 256 of them at a time."""
+
+    order, unit, tokens, fingerprint = "any", "masks", 256, "plain"
+
+    def __init__(self, function, n):
+        self.function, self.features = function, [f"x{i}" for i in range(n)]
+
+    def cost(self, masks):
+        return np.ones(len(masks), np.int64)
+
+    def run(self, masks):
+        return self.function(bits.unpack(masks, self.n))
+
+
 def run(n, budget, rival, function=f, **options):
     """The recorder, the explanation, the plan of SPEX and the comparison."""
-    recorder = Recorder(function)
-    found = spex_core.proxyspex(recorder, n=n, budget=budget, degree=3, seed=4)
-    plan = rival_plan(found, rival, 3)
+    recorder = Recorder(Plain(function, n))
+    found = spex_core.proxyspex(recorder, budget=budget, degree=3, seed=4)
+    plan = rival_plan(recorder, found, rival, 3)
     return recorder, found, plan, compare(recorder, found, plan, **options)
 
 
@@ -27,11 +43,22 @@ def distinct(masks):
 
 
 def test_the_recorder_gives_back_all_that_was_asked():
-    recorder = Recorder(f)
+    recorder = Recorder(Plain(f, 9))
     masks = np.random.default_rng(0).random((7, 9)) < 0.5
     parts = [recorder(masks[:3]), recorder(masks[3:])]
-    assert np.array_equal(recorder.known[0], masks)
-    assert np.array_equal(recorder.known[1], np.concatenate(parts))
+    asked, answers = recorder.known
+    assert np.array_equal(np.unique(asked, axis=0), np.unique(masks, axis=0))
+    assert np.array_equal(answers, f(asked))
+    assert np.array_equal(np.concatenate(parts), f(masks))
+    assert (recorder.fingerprint, recorder.unit, recorder.order) == ("plain", "masks", "any")
+
+
+def test_a_function_that_shares_prefixes_gets_a_plan_that_does():
+    recorder = Recorder(Plain(f, 40))
+    found = spex_core.proxyspex(recorder, budget=100, degree=3)
+    assert rival_plan(recorder, found, 900, 3).profile == ()
+    recorder.order = "prefix"
+    assert rival_plan(recorder, found, 900, 3).profile == (0.5, 0.25)
 
 
 def test_no_mask_of_the_score_has_been_seen():
@@ -98,7 +125,7 @@ def test_warnings_of_spex_are_shown():
     noise = np.random.default_rng(1)
 
     def noisy(x):  # linear, with noise that SPEX decodes into terms
-        return x[:, :20] @ np.arange(20.0) + 8.0 * noise.standard_normal(len(x))
+        return x[:, :20] @ np.arange(20.0) + 30.0 * noise.standard_normal(len(x))
 
     *_, both = run(40, 300, 750, noisy)
     assert both.spex.warnings
@@ -106,10 +133,10 @@ def test_warnings_of_spex_are_shown():
 
 
 def test_too_small_a_budget_names_the_least_before_f_is_called():
-    recorder = Recorder(f)
-    found = spex_core.proxyspex(recorder, n=40, budget=100, degree=3)
+    recorder = Recorder(Plain(f, 40))
+    found = spex_core.proxyspex(recorder, budget=100, degree=3)
     with pytest.raises(ValueError, match="budget must be at least 488 for n = 40 and degree = 3"):
-        rival_plan(found, 100, 3)
+        rival_plan(recorder, found, 100, 3)
     assert len(recorder.known[0]) == 100
 
 
@@ -118,12 +145,12 @@ def test_a_failure_holds_what_both_have_paid_for():
 
     def flaky(x):
         calls.append(len(x))
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise ConnectionError("server gone")
         return f(x)
 
     with pytest.raises(EvaluationError, match="after 256 of 900 evaluations") as failure:
-        run(40, 300, 900, flaky, batch_size=256)
+        run(40, 300, 900, flaky)
     assert len(failure.value.known[0]) == 300 + 256
 
 

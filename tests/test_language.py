@@ -284,7 +284,7 @@ def test_fingerprints(make: Callable) -> None:
         make(LogitDifference(" no", " yes")),
         make(AnswerLogprob(" yes")),
         make(lambda states: states[:, 0]),
-        make(lambda states: states[:, 0]),  # nobody can tell that it is the same
+        make(lambda states: states[:, 1]),
         make(suffix="\nAnswer"),
         make(units="sentences"),
         make(model=tiny.llama(torch.float64)),

@@ -6,6 +6,7 @@ mask of the pack, and each row has the gates of its own mask.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,11 +108,12 @@ class Components(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return np.full(len(masks), sum(b.rows * b.positions for b in self._batches), np.int64)
 
-    def evaluate(self, masks: Tensor) -> np.ndarray:
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
         with evaluation_mode(self.model), Hooks(self.model, self.gates) as self._hooks:
             if self.absent == "mean" and self._means is None:
                 self._means = self._averages()
-            return super().evaluate(masks)
+            yield
 
     @torch.inference_mode()
     def run(self, masks: Tensor) -> Tensor:

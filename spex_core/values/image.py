@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -99,10 +100,11 @@ class ImageRegions(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return np.full(len(masks), self.owner.size, np.int64)
 
-    def evaluate(self, masks: Tensor) -> np.ndarray:
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
         self._class()
         with evaluation_mode(self.model):
-            return super().evaluate(masks)
+            yield
 
     def images(self, masks: Tensor | np.ndarray) -> Tensor:
         """What the model is shown: masks bool (T, n) or packed -> (T, C, H, W)."""

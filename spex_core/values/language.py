@@ -21,7 +21,7 @@ from ..value_function import ValueFunction
 from .causal_scorers import Custom, Scorer
 from .choices import Choices
 from .decoders import How, decoder_for, head_of
-from .fingerprints import digest, name_callable, name_layout, name_model
+from .fingerprint import digest, name_model
 from .masking import MASKINGS, Masking
 from .tokens import tokenize
 from .units import Units
@@ -128,10 +128,10 @@ class CausalText(ValueFunction):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        custom = isinstance(self.scorer, Custom)
-        scorer = name_callable(self.scorer.function) if custom else repr(self.scorer)
-        parts = (self.masking, self.choices.replacement, self.choices.tail, scorer)
-        return f"{name_model(self._model)} {name_layout(self.choices.layout)} {digest(*parts)}"
+        """The model in words, and a digest of the tokens, the masking and the scorer; it reads all
+        weights once."""
+        how = self.masking, self.choices.replacement, self.choices.tail, self.scorer
+        return f"{name_model(self._model)} text-{digest(self.choices.layout, how)}"
 
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.choices.cost(masks)

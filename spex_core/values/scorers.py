@@ -1,7 +1,6 @@
 """From a model's outputs to values: Tensor (T, k) -> (T,) or (T, q).
 
-A scorer is any such callable. Those here also have a `fingerprint`, so that their values can be
-kept in a store; a custom one may have one too.
+A scorer is any such callable.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import check, check_int
-from .fingerprints import digest
+from .answers import check_rows
 
 Scorer = Callable[[Tensor], Tensor]
 
@@ -29,10 +28,6 @@ class Similarity:
         target = normalize(self.target.to(outputs), dim=-1)
         return normalize(outputs, dim=1) @ target.transpose(0, -1)
 
-    @property
-    def fingerprint(self) -> str:
-        return f"similarity {digest(self.target)}"
-
 
 @dataclass(frozen=True)
 class Logit:
@@ -42,10 +37,6 @@ class Logit:
 
     def __call__(self, outputs: Tensor) -> Tensor:
         return outputs[:, _column(self.label, outputs)]
-
-    @property
-    def fingerprint(self) -> str:
-        return f"logit {self.label}"
 
 
 @dataclass(frozen=True)
@@ -64,31 +55,11 @@ class Margin:
         others[:, label] = -torch.inf
         return outputs[:, label] - others.amax(1)
 
-    @property
-    def fingerprint(self) -> str:
-        return f"margin {self.label} {self.other}"
-
 
 def _column(label: int, outputs: Tensor) -> int:
     return check_int("label", label, 0, outputs.shape[1] - 1)
 
 
 def score(scorer: Scorer, outputs: Tensor) -> Tensor:
-    """scorer(outputs), or a ValueError that says what is wrong with it."""
-    values = torch.as_tensor(scorer(outputs))
-    check(
-        values.ndim in (1, 2) and len(values) == len(outputs) and values.numel() > 0,
-        "scorer must return one value or one row of values per mask, shape ({},) or ({}, q), got "
-        "shape {}",
-        *(len(outputs), len(outputs), tuple(values.shape)),
-    )
-    bad = ~torch.isfinite(values).reshape(len(values), -1).all(1)
-    if bad.any():  # the whole is read once, where it is wrong
-        row = int(bad.int().argmax())
-        check(
-            False,
-            "scorer must return finite values, got {} for mask {} of a pack ({} of {} are not "
-            "finite)",
-            *(values[row].tolist(), row, int(bad.sum()), len(values)),
-        )
-    return values
+    """scorer(outputs), or an error that says what is wrong with it."""
+    return check_rows("scorer", scorer(outputs), len(outputs))

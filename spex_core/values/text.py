@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from .. import masks as bits
 from ..errors import check, check_int
 from ..value_function import ValueFunction, run_threaded
 from .encoders import Encoder, Packed, Padded, as_encoder, choose, load_encoder, load_minilm
-from .fingerprints import digest, name_callable, name_layout, name_model
+from .fingerprint import digest, name_model
 from .masking import Masking
 from .scorers import Logit, Margin, Scorer, Similarity, score
 from .tokens import tokenize
@@ -110,11 +111,12 @@ class EncoderText(ValueFunction):
         """How the model runs: "packed" or "padded". Asking it is a few calls of the model."""
         return self._backend.name
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        masker = self.masker
-        parts = (masker.masking, masker.token, self.encoder.output, name_callable(self.scorer))
-        return f"{name_model(self.encoder.model)} {name_layout(self.layout)} {digest(*parts)}"
+        """The model in words, and a digest of the tokens, the masking and the scorer; it reads all
+        weights once."""
+        how = self.masker.masking, self.masker.token, self.encoder.output, self.scorer
+        return f"{name_model(self.encoder.model)} text-{digest(self.layout, how)}"
 
     def __repr__(self) -> str:
         how = {"remove": "removed", "hide": "hidden", "replace": "replaced"}[self.masker.masking]
@@ -126,17 +128,13 @@ class EncoderText(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.masker.cost(masks)
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if len(masks):
-            self._prepare()
-        return super().stream(masks)
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        _ = self._backend  # made once and before there are threads
+        yield
 
     def run(self, masks: Tensor) -> Tensor:
         return score(self.scorer, self._backend(self.masker, masks))
-
-    def _prepare(self) -> None:
-        """Make, once and before there are threads, what all packs use."""
-        _ = self._backend
 
     @functools.cached_property
     def _backend(self) -> Packed | Padded:

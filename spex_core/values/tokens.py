@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import check, check_int
+from .fingerprint import digest
 from .units import Span, Units, spans_of
 
 
@@ -54,6 +55,10 @@ class TokenLayout:
     def lengths(self) -> np.ndarray:
         """int64 (n,), the tokens of each feature."""
         return np.bincount(self.owner, minlength=self.n + 1)[: self.n]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return digest(self.ids, self.owner, self.n, self.types)
 
     @property
     def fixed(self) -> int:

@@ -6,8 +6,9 @@ Masks and values that are there already, from trainings done elsewhere, need no 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .. import masks as bits
 from ..errors import MissingExtra, check, check_int
+from ..planner import arrange
 from ..value_function import ValueFunction
 from .fingerprint import digest
 from .groups import even_groups, owners
@@ -46,9 +48,7 @@ class TrainingGroups(ValueFunction):
                   spex_core.proxyspex(f, features=f.features, budget=500)
     """
 
-    order = "length"  # the longest trainings first, so that no process is late at the end
     unit = "rows"
-    tokens = 1 << 62  # all masks of a batch at once: each process has one training in memory
 
     def __init__(
         self,
@@ -97,24 +97,30 @@ class TrainingGroups(ValueFunction):
         """The rows that a mask bool (n,) keeps, int64, ascending."""
         return np.flatnonzero(np.append(mask, True)[self.owner])
 
-    def run(self, masks: Tensor) -> np.ndarray:
-        keep = bits.unpack(masks, self.n)
-        jobs = [self.rows(mask) for mask in keep]
-        try:
-            answers = self._workers.map(jobs) if self._workers else _in_turn(self.score, jobs)
-        except JobFailed as error:
-            raise ValueError(
-                f"TrainingGroups: score failed with {self._kept(keep[error.job])} kept: {error}"
-            ) from error
-        values = [self._number(answer, mask) for answer, mask in zip(answers, keep, strict=True)]
-        for value, mask in zip(values, keep, strict=True):
-            check(
-                value.shape == values[0].shape,
-                "TrainingGroups: score must return as many numbers as for other masks, shape {}, "
-                "got {} with {} kept",
-                *(values[0].shape, value.shape, self._kept(mask)),
-            )
-        return np.stack(values)
+    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each value as soon as its training is done; the longest trainings start first, so that no
+        process is late at the end."""
+        keep, order = bits.unpack(masks, self.n), arrange(self.cost(masks), "length")
+        jobs = [self.rows(mask) for mask in keep[order]]
+        with contextlib.closing(self._answers(jobs)) as answers:
+            outputs = None
+            try:
+                for job, answer in answers:
+                    at = order[job]
+                    value = self._number(answer, keep[at])
+                    outputs = value.shape if outputs is None else outputs
+                    check(
+                        value.shape == outputs,
+                        "TrainingGroups: score must return as many numbers as for other masks, "
+                        "shape {}, got {} with {} kept",
+                        *(outputs, value.shape, self._kept(keep[at])),
+                    )
+                    yield np.array([at]), value[None]
+            except JobFailed as error:
+                raise ValueError(
+                    f"TrainingGroups: score failed with {self._kept(keep[order[error.job]])} kept: "
+                    f"{error}"
+                ) from error
 
     def close(self) -> None:
         """End the processes; the next evaluation would start them again."""
@@ -127,9 +133,20 @@ class TrainingGroups(ValueFunction):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _answers(self, jobs: list[np.ndarray]) -> Iterator[tuple[int, Any]]:
+        if self._workers:
+            yield from self._workers.each(jobs)
+            return
+        for number, job in enumerate(jobs):
+            try:
+                answer = self.score(job)
+            except Exception as error:
+                raise JobFailed(f"{type(error).__name__}: {error}", number) from error
+            yield number, answer
+
     def _number(self, answer: Any, mask: np.ndarray) -> np.ndarray:
         try:
-            value = np.asarray(answer, np.float64)
+            value = np.asarray(answer, np.float32)
         except (TypeError, ValueError):
             value = np.array(np.nan)
         check(
@@ -143,16 +160,6 @@ class TrainingGroups(ValueFunction):
     def _kept(self, mask: np.ndarray) -> str:
         kept = np.flatnonzero(mask).tolist()
         return f"groups {kept} of {self.n}" if kept else f"none of {self.n} groups"
-
-
-def _in_turn(score: Callable[[np.ndarray], Any], jobs: list[np.ndarray]) -> list[Any]:
-    answers = []
-    for number, job in enumerate(jobs):
-        try:
-            answers.append(score(job))
-        except Exception as error:
-            raise JobFailed(f"{type(error).__name__}: {error}", number) from error
-    return answers
 
 
 def _cores() -> int:

@@ -9,7 +9,7 @@ import signal
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class JobFailed(SpexError, RuntimeError):
 
 
 class Workers:
-    """`count` processes that run one function; started by the first call of map.
+    """`count` processes that run one function; started by the first call of `each`.
 
     The function goes to each process once, with whatever data it holds. Each process uses one
     thread for linear algebra.
@@ -44,15 +44,17 @@ class Workers:
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
 
-    def map(self, jobs: Sequence[Any]) -> list[Any]:
-        """[function(job) for job in jobs], handed out in order to whichever process is free.
+    def each(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """(i, function(jobs[i])) as they are done; the jobs are handed out in order to whichever
+        process is free.
 
         Raises: TypeError for a function that cannot be sent; JobFailed for the first job that is
-                seen to fail. All processes are then ended, and the next call starts new ones.
+                seen to fail. All processes are then ended, as they are where the caller stops
+                half way, and the next call starts new ones.
         """
-        if not self._processes:
+        if jobs and not self._processes:
             self._open()
-        answers, waiting = [None] * len(jobs), deque(enumerate(jobs))
+        waiting = deque(enumerate(jobs))
         doing: dict[connection.Connection, int] = {}
         try:
             for pipe in self._pipes:
@@ -60,12 +62,12 @@ class Workers:
             while doing:
                 for pipe in connection.wait(list(doing)):
                     job = doing.pop(pipe)
-                    answers[job] = self._answer(pipe, job)
+                    answer = self._answer(pipe, job)
                     self._next(pipe, waiting, doing)
+                    yield job, answer
         except BaseException:
             self.close()
             raise
-        return answers
 
     def close(self) -> None:
         """End the processes, whatever they do."""
