@@ -13,8 +13,8 @@ DEMO_OPTIONS ?=
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
 
-demo: .venv/installed ## explain a sentence encoder on a real passage, SPEX beside ProxySPEX; write demo.npz
-	HF_HUB_OFFLINE=1 $(BIN)/spex explain --out demo.npz $(DEMO_OPTIONS)
+demo: .venv/installed ## explain words of a passage, attention heads and training rows; write demo.md
+	HF_HUB_OFFLINE=1 $(BIN)/spex demo --out demo.md $(DEMO_OPTIONS)
 
 test: .venv/installed ## run the tests, report the branch coverage of spex_core
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

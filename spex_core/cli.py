@@ -1,29 +1,26 @@
-"""The console command: `spex` prints the backends, `spex explain` explains a model's output."""
+"""The console command: `spex` prints the backends, `spex explain` explains a model's output, `spex
+demo` shows three kinds of input."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import re
+import platform
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import backend
-from .errors import EvaluationError, MissingExtra, SpexError, check, check_int
+from .errors import EvaluationError, SpexError, check, check_int
 
 if TYPE_CHECKING:
     from .compare import Recorder
     from .explanation import Explanation
-    from .values.text import TextSimilarity
 
-QUESTION = "Which needle was used to sample the breast mass?"
 BUDGETS = {"proxyspex": 2000, "spex": 5000}  # unless --budget or --compare says otherwise
-Progress = Callable[[int, int], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nspex explain: which words of a passage make a model's output (see --help)")
         return 0
     try:
-        explain(args)
+        args.run(args)
     except KeyboardInterrupt as error:
         print("spex: interrupted", *str(error).split(), file=sys.stderr)
         return 130
@@ -45,22 +42,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+# ---- spex explain --------------------------------------------------------------------------------
+
+
 def explain(args: argparse.Namespace) -> None:
-    """`spex explain`: read the passage, ask the model, save the explanation, print it; then, unless
-    told otherwise, what SPEX makes of the same passage."""
+    """`spex explain`: make the value function, ask the model, save the explanation, print it; then,
+    unless told otherwise, what SPEX makes of the same."""
     check_int("--top", args.top, 0)
     check_int("--compare", args.compare, 0)
     check(args.out.suffix == ".npz", "--out must end in .npz, got {}", args.out)
-    check(os.access(args.out.parent, os.W_OK), "--out must be in a writable folder: {}", args.out)
-    text = _value_function(args)
-    _check_index(args, text.n)
-    print(_passage_lines(text, args), flush=True)
+    _check_writable(args.out)
+    _set_threads(args)
     from .compare import Recorder
+    from .inputs import value_function
 
-    f = Recorder(text)
-    ex = _run(f, text.features, args)
+    inner, lines = value_function(args)
+    if args.tokens is not None:
+        inner.tokens = check_int("--tokens", args.tokens, 1)
+    _check_index(args, inner.n)
+    print("\n".join([*lines, _ends_line(inner)]), flush=True)
+    f = Recorder(inner)
+    ex = _run(f, args)
     ex.save(args.out)
-    print(_top_lines(ex.interactions(args.index, order=args.order), text.features, args))
+    print(_top_lines(ex.interactions(args.index, order=args.order), ex.features, args))
     print(f"\n{ex.report}\n")
     print(_time_line(ex.report.seconds))
     print(f"result: {args.out}", flush=True)
@@ -68,8 +72,9 @@ def explain(args: argparse.Namespace) -> None:
         print(_comparison_lines(f, ex, args))
 
 
-def _run(f: Recorder, features: Sequence[str], args: argparse.Namespace) -> Explanation:
+def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
     """The algorithm asked for, on all it needs to know."""
+    from .progress import progress
     from .proxyspex import proxyspex
     from .spex import spex
 
@@ -78,68 +83,26 @@ def _run(f: Recorder, features: Sequence[str], args: argparse.Namespace) -> Expl
         if args.algorithm == "spex"
         else (proxyspex, {"preset": args.preset})
     )
-    with _progress(args.quiet) as progress:
+    with progress(f.unit, quiet=args.quiet) as show:
         return algorithm(
             f,
-            features=features,
             budget=BUDGETS[args.algorithm] if args.budget is None else args.budget,
             degree=args.degree,
             seed=args.seed,
-            batch_size=args.batch_size,
-            progress=progress,
+            progress=show,
             **own,
         )
 
 
-# ---- Input ---------------------------------------------------------------------------------------
+def _check_writable(out: Path) -> None:
+    check(os.access(out.parent, os.W_OK), "--out must be in a writable folder: {}", out)
 
 
-def _value_function(args: argparse.Namespace) -> TextSimilarity:
-    """The passage and the question of the command line, as a set function."""
+def _set_threads(args: argparse.Namespace) -> None:
     import torch
 
-    from .values.text import TextSimilarity, load_minilm
-
-    check(
-        args.text is None or args.question is not None,
-        "--question must be given with --text: what should the passage answer?",
-    )
-    args.question = QUESTION if args.question is None else args.question
     if args.threads is not None:
-        check_int("--threads", args.threads, 1)
-        torch.set_num_threads(args.threads)
-    return TextSimilarity(
-        example_passage() if args.text is None else _read(args.text),
-        args.question,
-        unit=args.unit,
-        mask=None if args.mask == "remove" else args.mask,
-        truncate=args.truncate,
-        encoder=load_minilm(dtype=getattr(torch, args.dtype)),
-    )
-
-
-def _read(path: str) -> str:
-    """A UTF-8 file, or standard input for "-"."""
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--text must be UTF-8, got {path}: {error}") from None
-
-
-def example_passage() -> str:
-    """What scikit-learn says of its breast cancer data, in prose: no lists, tables or citations.
-
-    Raises: MissingExtra without scikit-learn.
-    """
-    try:
-        from sklearn.datasets import load_breast_cancer
-    except ImportError as error:
-        raise MissingExtra(
-            "explain: the example passage needs scikit-learn; pip install spex-core[text]"
-        ) from error
-    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", load_breast_cancer().DESCR)]
-    prose = [p for p in paragraphs if re.match("[A-Z]", p) and p[-1] == "." and p.count(" ") >= 20]
-    return re.sub(r":? \[[^\]]*\]", "", " ".join(prose))
+        torch.set_num_threads(check_int("--threads", args.threads, 1))
 
 
 def _check_index(args: argparse.Namespace, n: int) -> None:
@@ -155,55 +118,14 @@ def _check_index(args: argparse.Namespace, n: int) -> None:
     )
 
 
-# ---- Output --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """What to call as progress(done, total): a bar on a terminal, else a line for every tenth."""
-    if quiet:
-        yield None
-    elif not sys.stderr.isatty():
-        yield _line_progress()
-    else:
-        from tqdm import tqdm
-
-        with tqdm(desc="model", unit=" masks") as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            yield show
-
-
-def _line_progress() -> Progress:
-    start, tenths = time.perf_counter(), 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal tenths
-        if done * 10 // total > tenths:
-            tenths = done * 10 // total
-            rate = done / (time.perf_counter() - start)
-            print(f"spex: {done} of {total} masks, {rate:.0f} a second", file=sys.stderr)
-
-    return show
-
-
-def _passage_lines(f: TextSimilarity, args: argparse.Namespace) -> str:
+def _ends_line(f) -> str:
     import numpy as np
 
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
-    lines = [
-        f"question: {args.question}",
-        f"passage:  {f.n} {f.units}, {f.layout.tokens} tokens, "
-        + ("the example from scikit-learn" if args.text is None else f"from {args.text}"),
-        f"output:   similarity {everything:.4f} with all of it, {nothing:.4f} with none "
-        "(two masks beside the budget)",
-    ]
-    if f.inert:
-        lines.append(f"warning:  {len(f.inert)} {f.units} have no token and no effect: {f.inert}")
-    return "\n".join(lines)
+    return (
+        f"output:   {everything:.4f} with all of it, {nothing:.4f} with none "
+        "(two masks beside the budget)"
+    )
 
 
 def _top_lines(
@@ -228,24 +150,48 @@ def _time_line(seconds: dict[str, float]) -> str:
 def _comparison_lines(f: Recorder, ex: Explanation, args: argparse.Namespace) -> str:
     """SPEX beside `ex`, as a small table; or, where it cannot run at that budget, why."""
     from .compare import compare, rival_plan
+    from .progress import progress
 
     try:
-        plan = rival_plan(ex, args.compare, args.degree)
+        plan = rival_plan(f, ex, args.compare, args.degree)
     except ValueError as error:
         return f"\nno comparison with SPEX: {error} (--compare {args.compare})"
-    with _progress(args.quiet) as progress:
-        options = {"decoder": args.decoder, "batch_size": args.batch_size, "progress": progress}
-        return f"\n{compare(f, ex, plan, **options)}"
+    with progress(f.unit, quiet=args.quiet) as show:
+        return f"\n{compare(f, ex, plan, decoder=args.decoder, progress=show)}"
+
+
+# ---- spex demo -----------------------------------------------------------------------------------
+
+
+def demo(args: argparse.Namespace) -> None:
+    """`spex demo`: three kinds of input, one after the other, printed and written to one file as
+    soon as each is done."""
+    _check_writable(args.out)
+    _set_threads(args)
+    from . import demo as shows
+    from .progress import progress
+
+    report = [f"# Three explanations\n\nOn {platform.platform()}, by `spex demo`.\n"]
+    for show, unit in ((shows.words, "tokens"), (shows.heads, "tokens"), (shows.training, "rows")):
+        start = time.perf_counter()
+        with progress(unit, quiet=args.quiet) as tell:
+            shown = show(progress=tell)
+        text = f"{shown.summary()}\n\n{time.perf_counter() - start:.0f} s in all"
+        print(f"\n{text}", flush=True)
+        title, _, body = text.partition("\n\n")
+        report.append(f"## {title}\n\n```\n{body}\n```\n")
+        args.out.write_text("\n".join(report), encoding="utf-8")
+    print(f"\nreport: {args.out}")
 
 
 # ---- Options -------------------------------------------------------------------------------------
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each default but None and False, which the help text explains."""
+    """Shows each default but None, False and "", which the help text explains."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
+        if action.default in (None, False, ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -258,27 +204,81 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     command = commands.add_parser(
         "explain",
-        help="explain how close a sentence encoder finds a question and a passage",
-        description="Which words of a passage, alone and together, make the similarity that the "
-        "MiniLM sentence encoder sees between a question and the passage.",
+        help="explain a model's output on a text, by parts of the text or of the model",
+        description="Which words of a text, or which attention heads of a model, alone and "
+        "together, make the model's output. Without options: the similarity that the MiniLM "
+        "sentence encoder sees between a question and an example passage.",
         formatter_class=_Help,
     )
+    command.set_defaults(run=explain)
     _add_input(command.add_argument_group("what to explain"))
+    _add_model(command.add_argument_group("the model"))
     _add_algorithm(command.add_argument_group("how"))
     _add_output(command.add_argument_group("what to show"))
+    command = commands.add_parser(
+        "demo",
+        help="explain words, attention heads and training rows, and write a report",
+        description="Three explanations of real data, each in a minute or two: the words of a "
+        "passage, the attention heads of MiniLM, groups of training rows of a classifier.",
+        formatter_class=_Help,
+    )
+    command.set_defaults(run=demo)
+    add = command.add_argument
+    add("--threads", type=int, help="CPU threads; else as many as torch uses")
+    add("--out", type=Path, metavar="FILE.md", default="demo.md", help="the report, in Markdown")
+    add("--quiet", action="store_true", help="no progress")
     return parser
 
 
 def _add_input(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--text", metavar="FILE", help="UTF-8 passage, or - for standard input; else an example")
-    add("--question", help="what to compare the passage with; the example has one")
-    add("--unit", choices=["words", "sentences"], default="words", help="what a feature is")
     add(
-        "--mask", metavar="TOKEN", default="remove", help="token in place of absent ones, as [MASK]"
+        "--task",
+        choices=["similarity", "classify", "label", "answer"],
+        default="similarity",
+        help="the output: similarity to --question; logit of class --target over the others, or "
+        "over --against; logit of --target over that of --against as the next token; "
+        "log-probability of the answer --target",
     )
-    add("--truncate", action="store_true", help="cut a passage that is too long for the model")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model")
+    add("--question", help="what to compare the text with; the example has one")
+    add("--target", help="a class (else the one that the model sees), a token, or an answer")
+    add("--against", metavar="TARGET", help="another class or token")
+    add("--prefix", default="", help="text before, always there")
+    add("--suffix", default="", help="text after, always there")
+    add(
+        "--units",
+        choices=["words", "sentences", "paragraphs"],
+        default="words",
+        help="what a feature is",
+    )
+    add(
+        "--mask",
+        metavar="HOW",
+        default="remove",
+        help="what becomes of absent ones: remove, hide (from attention), replace (by the model's "
+        "mask token), or a token to put in their place, as [UNK]",
+    )
+    add("--truncate", action="store_true", help="cut a text that is too long for the model")
+    add(
+        "--heads",
+        action="store_true",
+        help="features are the attention heads: on --text, or without it on pairs of sentences",
+    )
+    add(
+        "--pairs",
+        metavar="FILE",
+        help="for --heads: lines of two sentences and 1 or 0 for related or not, tab-separated; "
+        "else an example",
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--model", help="a transformers folder, or a name on the hub; else MiniLM")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of it")
+    add("--device", default="cpu", help="where it runs, as cuda")
+    add("--tokens", type=int, help="in one forward pass at most; else what suits the device")
 
 
 def _add_algorithm(group: argparse._ArgumentGroup) -> None:
@@ -295,13 +295,12 @@ def _add_algorithm(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="BUDGET",
         default=BUDGETS["spex"],
-        help="with proxyspex: masks for SPEX on the same text, shown beside it; 0 for none",
+        help="with proxyspex: masks for SPEX on the same input, shown beside it; 0 for none",
     )
     add("--preset", choices=["default", "paper"], default="default", help="of proxyspex")
     add("--decoder", choices=["soft", "hard"], default="soft", help="of spex, for its BCH code")
     add("--degree", type=int, default=5, help="most features in one Fourier term")
     add("--seed", type=int, default=0, help="of the masks; same seed, same result")
-    add("--batch-size", type=int, default=512, help="masks between two steps of progress")
     add("--threads", type=int, help="CPU threads; else as many as torch uses")
 
 

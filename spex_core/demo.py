@@ -1,19 +1,24 @@
-"""Two demonstrations on real data, each under two minutes: which attention heads a sentence encoder
-needs to tell sentences apart, and which groups of training rows make a classifier.
+"""Three demonstrations on real data, each under two minutes: which words of a passage answer a
+question, which attention heads a sentence encoder needs to tell sentences apart, and which groups
+of training rows make a classifier.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from .compare import Recorder, compare, rival_plan
 from .errors import MissingExtra
 from .evaluate import Progress
 from .explanation import Explanation
 from .proxyspex import proxyspex
+
+QUESTION = "Which needle was used to sample the breast mass?"
 
 # Two sentences on each of eight subjects, from the descriptions of scikit-learn's data sets.
 SENTENCES = [
@@ -59,10 +64,12 @@ class Demo:
     title: str
     lines: tuple[str, ...]
     explanation: Explanation
+    comparison: str = ""
     index: str = "FBII"
 
     def summary(self, top: int = 6) -> str:
-        """The title, the facts, the largest effects and interactions, and the report, as text."""
+        """The title, the facts, the largest effects and interactions, the report, and what another
+        algorithm makes of it, as text."""
         ex = self.explanation
         found = ex.interactions(self.index, order=2).items()  # the largest first
         lines = [self.title, "", *self.lines]
@@ -70,7 +77,52 @@ class Demo:
             rows = [(key, value) for key, value in found if len(key) == order][:top]
             lines += ["", f"{self.index}, the largest {name}:"]
             lines += [f"  {v:+.4f}  {' × '.join(ex.features[j] for j in key)}" for key, v in rows]
-        return "\n".join([*lines, "", str(ex.report)])
+        return "\n".join([*lines, "", str(ex.report), "", self.comparison]).rstrip()
+
+
+def words(
+    budget: int = 2000,
+    rival: int = 5000,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Demo:
+    """The words of a passage that make it an answer to a question, as MiniLM sees it, by ProxySPEX;
+    and by SPEX with `rival` masks.
+
+    Raises: MissingExtra without transformers, the model's package or scikit-learn.
+    Cost:   a forward pass over the words kept, for each mask.
+    """
+    from .values.text import TextSimilarity
+
+    f = Recorder(text := TextSimilarity(example_passage(), QUESTION))
+    nothing, everything = text(np.array([[False] * f.n, [True] * f.n]))
+    ex = proxyspex(f, budget=budget, seed=seed, progress=progress)
+    both = compare(f, ex, rival_plan(f, ex, rival, 5), progress=progress)
+    lines = (
+        f"question: {QUESTION}",
+        f"passage:  {f.n} words, {text.layout.tokens} tokens, from scikit-learn's description of a "
+        "data set",
+        f"value:    similarity, {everything:.4f} with all of it, {nothing:.4f} with none "
+        "(two masks beside the budget)",
+    )
+    return Demo("Words of a passage: what answers the question", lines, ex, str(both))
+
+
+def example_passage() -> str:
+    """What scikit-learn says of its breast cancer data, in prose: no lists, tables or citations.
+
+    Raises: MissingExtra without scikit-learn.
+    """
+    try:
+        from sklearn.datasets import load_breast_cancer
+    except ImportError as error:
+        raise MissingExtra(
+            "demo: the example passage needs scikit-learn; pip install spex-core[text]"
+        ) from error
+    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", load_breast_cancer().DESCR)]
+    prose = [p for p in paragraphs if re.match("[A-Z]", p) and p[-1] == "." and p.count(" ") >= 20]
+    return re.sub(r":? \[[^\]]*\]", "", " ".join(prose))
 
 
 def heads(budget: int = 600, *, seed: int = 0, progress: Progress | None = None) -> Demo:
@@ -84,7 +136,7 @@ def heads(budget: int = 600, *, seed: int = 0, progress: Progress | None = None)
     pairs, related = sentence_pairs()
     f = sentence_heads(pairs, related, threads=torch.get_num_threads())
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
-    ex = proxyspex(f, features=f.features, budget=budget, seed=seed, progress=progress)
+    ex = proxyspex(f, budget=budget, seed=seed, progress=progress)
     lines = (
         f"value:   mean cosine of {sum(related)} related pairs minus that of "
         f"{len(related) - sum(related)} unrelated ones",
@@ -121,7 +173,7 @@ def training(
     score, groups, names = digits_by_group()
     with TrainingGroups(score, groups, features=names, workers=workers) as f:
         nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
-        ex = proxyspex(f, features=f.features, budget=budget, seed=seed, progress=progress)
+        ex = proxyspex(f, budget=budget, seed=seed, progress=progress)
     lines = (
         f"value:   mean probability of the right digit for {len(score.y_test)} images held out",
         f"         {everything:.4f} trained on all {len(groups)} images, {nothing:.4f} on none "

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import spex_core
-from spex_core import backend, cli, compare
+from spex_core import backend, cli, compare, demo
 from spex_core.errors import EvaluationError
 from spex_core.values.text import TextSimilarity
 
@@ -32,9 +32,9 @@ QUESTION = "How are cells taken from a lump?"
 class FakeExplanation:
     """Looks like what proxyspex() and spex() return; its interactions are fixed."""
 
-    def __init__(self, n, seed):
-        self.saved = None
-        self.transform = types.SimpleNamespace(n=n)
+    def __init__(self, features, seed):
+        self.saved, self.features = None, features
+        self.transform = types.SimpleNamespace(n=len(features))
         self.report = types.SimpleNamespace(
             seconds={"plan": 0.5, "evaluate": 9.0, "fit": 0.5}, seed=seed
         )
@@ -60,11 +60,12 @@ def fake(monkeypatch):
             record.algorithm, record.options = name, options
             if record.error is not None:
                 raise record.error
+            record.features = list(f.features)
             for done in (1, 2, 3):
-                record.values = f(np.ones((1, f.f.n), dtype=bool))
+                record.values = f(np.ones((1, f.n), dtype=bool))
                 if progress is not None:
                     progress(done, 3)
-            record.result = FakeExplanation(f.f.n, options["seed"])
+            record.result = FakeExplanation(record.features, options["seed"])
             return record.result
 
         return types.SimpleNamespace(**{name: run})
@@ -133,17 +134,14 @@ def test_every_option_has_help(capsys):
 
 def test_the_options_reach_proxyspex_and_the_words_come_back(run, fake, tmp_path):
     code, out, _ = run(
-        *("--quiet",), unit="sentences", budget=77, degree=3, preset="paper", seed=5, batch_size=9,
+        *("--quiet",), units="sentences", budget=77, degree=3, preset="paper", seed=5,
         index="FSII", order=2, top=2, compare=0,
     )  # fmt: skip
-    assert (code, fake.algorithm) == (0, "proxyspex")
-    assert fake.options == {
-        "features": SENTENCES, "budget": 77, "degree": 3, "preset": "paper", "seed": 5,
-        "batch_size": 9,
-    }  # fmt: skip
+    assert (code, fake.algorithm, fake.features) == (0, "proxyspex", SENTENCES)
+    assert fake.options == {"budget": 77, "degree": 3, "preset": "paper", "seed": 5}
     assert fake.result.asked == ("FSII", 2)
     assert (tmp_path / "out.npz").read_bytes() == b"result"
-    assert f"question: {QUESTION}" in out
+    assert f"value:    similarity to “{QUESTION}”" in out
     assert f"+0.5000  {SENTENCES[0]} × {SENTENCES[2]}  [0, 2]" in out
     assert f"-0.2500  {SENTENCES[1]}  [1]" in out
     assert "+0.1250" not in out  # top=2
@@ -157,9 +155,7 @@ def test_the_options_reach_proxyspex_and_the_words_come_back(run, fake, tmp_path
 def test_the_options_reach_spex(run, fake):
     code, out, _ = run("--quiet", algorithm="spex", budget=77, degree=3, decoder="hard", seed=5)
     assert (code, fake.algorithm) == (0, "spex")
-    assert {k: v for k, v in fake.options.items() if k != "features"} == {
-        "budget": 77, "degree": 3, "decoder": "hard", "seed": 5, "batch_size": 512,
-    }  # fmt: skip
+    assert fake.options == {"budget": 77, "degree": 3, "decoder": "hard", "seed": 5}
     assert fake.compared is None
     assert "both of them" not in out
 
@@ -171,14 +167,14 @@ def test_each_algorithm_has_a_budget_of_its_own(run, fake, algorithm, budget):
 
 
 def test_spex_is_compared_on_new_masks_after_the_result_is_saved(run, fake, tmp_path):
-    code, out, _ = run("--quiet", seed=4, degree=3, decoder="hard", batch_size=9, compare=1500)
+    code, out, _ = run("--quiet", seed=4, degree=3, decoder="hard", compare=1500)
     assert code == 0
     assert out.endswith("out.npz\n\nboth of them\n")
     found, plan, options = fake.compared
     assert found is fake.result
     assert found.saved == tmp_path / "out.npz"
     assert (plan.n, plan.budget, plan.degree, plan.seed) == (35, 1500, 3, 5)
-    assert options == {"decoder": "hard", "batch_size": 9}
+    assert options == {"decoder": "hard"}
     assert fake.masks_before == 3  # the two of the first lines are beside the budget
 
 
@@ -206,7 +202,7 @@ def test_a_model_that_fails_in_the_comparison_leaves_the_result(run, fake, tmp_p
 
 def test_the_output_of_the_model_is_shown(run, fake):
     _, out, _ = run("--quiet")
-    shown = float(re.search(r"similarity (\S+) with all", out)[1])
+    shown = float(re.search(r"output: +(\S+) with all", out)[1])
     assert shown == pytest.approx(float(fake.values[0]), abs=1e-4)
     assert re.search(r"35 words, \d+ tokens", out)
 
@@ -218,40 +214,19 @@ def test_replacement_and_removal_differ(run, fake):
     assert without[0] != without[1]
 
 
-def test_progress_is_plain_lines_a_bar_or_nothing(run, fake, monkeypatch):
+def test_progress_is_in_tokens(run, fake, monkeypatch):
     _, _, plain = run()
-    assert re.fullmatch(r"(spex: [123] of 3 masks, \d+ a second\n){3}", plain)
+    assert re.fullmatch(r"(spex: [123] of 3 tokens, [\d,]+ a second, \d+ s left\n){3}", plain)
     assert run("--quiet")[2] == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert "3/3" in run()[2]
-
-
-def test_line_progress_is_at_most_ten_lines(capsys):
-    progress = cli._line_progress()
-    for done in range(1, 1001):
-        progress(done, 1000)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10
-    assert lines[-1].startswith("spex: 1000 of 1000 masks")
-
-
-def test_the_example_passage_is_prose_that_fits_the_model():
-    passage = cli.example_passage()
-    f = TextSimilarity(passage, cli.QUESTION)
-    assert 128 <= f.n <= 200
-    assert f.layout.tokens <= 256
-    assert f.inert == ()
-    assert not re.search(r"[\[\]|=:]|\.\.|--|https?", passage)
-    assert passage[0].isupper()
-    assert passage.endswith(".")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"text": "/no/such/file"}, "No such file.*'/no/such/file'"),
-        ({"question": None}, "--question must be given with --text"),
-        ({"question": " "}, "question must not be blank"),
+        ({"question": None}, "--question must be given with --task similarity"),
+        ({"question": " "}, "--question must not be blank"),
+        ({"tokens": 0}, "--tokens must be an integer >= 1, got 0"),
         ({"mask": "[NOTHING]"}, "mask must be one token of the model, such as .* got '.NOTHING.'"),
         ({"index": "FBIII"}, "index must be one of .*, got 'FBIII'.*did you mean FBII"),
         ({"order": 6}, "--order must be at most --degree = 5, got 6"),
@@ -283,8 +258,8 @@ def test_bad_text_files(run, fake, tmp_path, content):
 
 def test_a_dash_reads_standard_input(run, fake, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("One needle. Two lumps. No cut."))
-    code, _, _ = run("--quiet", text="-", unit="sentences")
-    assert (code, fake.options["features"]) == (0, ["One needle.", "Two lumps.", "No cut."])
+    code, _, _ = run("--quiet", text="-", units="sentences")
+    assert (code, fake.features) == (0, ["One needle.", "Two lumps.", "No cut."])
 
 
 def test_a_long_text_is_cut_on_request(run, fake, tmp_path):
@@ -315,11 +290,12 @@ def test_failures_of_the_run_are_one_line(run, fake, tmp_path, error, code, mess
 @pytest.mark.parametrize("algorithm", ["proxyspex", "spex"])
 def test_explain_end_to_end_on_sentences(run, tmp_path, algorithm):
     """Six features and a budget for all 64 masks: an exact result, found again by its seed."""
-    options = {"unit": "sentences", "budget": 500, "degree": 2, "index": "SV"}
+    options = {"units": "sentences", "budget": 500, "degree": 2, "index": "SV"}
     options["algorithm"] = algorithm
     code, out, err = run(**options)
     assert code == 0
-    assert "64 of 64 masks" in err
+    total = sum(int(word.replace(",", "")) for word in re.findall(r"of ([\d,]+) tokens", err)[:1])
+    assert f"spex: {total:,} of {total:,} tokens" in err
     ex = spex_core.load(tmp_path / "out.npz")
     assert ex.report.algorithm == algorithm
     assert list(ex.features) == SENTENCES
@@ -340,9 +316,9 @@ def test_explain_end_to_end_on_sentences(run, tmp_path, algorithm):
 def test_explain_end_to_end_on_words(run, tmp_path):
     """35 words, far fewer masks than 2**35: within the budgets, as good as the report says, and
     better than a linear fit."""
-    code, out, err = run(budget=500, compare=700, degree=2, batch_size=250)
+    code, out, err = run(budget=500, compare=700, degree=2)
     assert code == 0
-    assert list(dict.fromkeys(re.findall(r"\d+ of (\d+) masks", err))) == ["500", "700"]
+    assert len(set(re.findall(r"of ([\d,]+) tokens", err))) == 2  # one total for each algorithm
     ex = spex_core.load(tmp_path / "out.npz")
     assert ex.report.r2 > 0.8
     assert ex.report.r2 > ex.report.r2_linear + 0.05
@@ -360,3 +336,27 @@ def test_explain_end_to_end_on_words(run, tmp_path):
     }
     assert shown["ProxySPEX"] == (500, pytest.approx(ex.report.r2, abs=0.15))
     assert shown["SPEX"][0] == 700
+
+
+def test_the_demo_writes_one_report_as_it_goes(tmp_path, capsys, monkeypatch):
+    written, out = [], tmp_path / "report.md"
+
+    def show(name):
+        def run(progress):
+            written.append(out.read_text(encoding="utf-8") if out.exists() else "")
+            progress(3, 3)
+            return types.SimpleNamespace(summary=lambda: f"All about {name}\n\n+0.5  {name}")
+
+        return run
+
+    for name in ("words", "heads", "training"):
+        monkeypatch.setattr(demo, name, show(name))
+    assert cli.main(["demo", "--out", str(out)]) == 0
+    printed, err = capsys.readouterr()
+    report = out.read_text(encoding="utf-8")
+    for name in ("words", "heads", "training"):
+        assert f"## All about {name}\n\n```\n+0.5  {name}\n" in report
+        assert f"All about {name}" in printed
+    assert ["words" in text for text in written] == [False, True, True]
+    assert "spex: 3 of 3 rows" in err
+    assert cli.main(["demo", "--out", "/no/such/folder/report.md"]) == 2

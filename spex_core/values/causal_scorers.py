@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import ops_inference as ops
 from ..errors import check
+from .scorers import Margin
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +107,21 @@ class ClassLogit(Scorer):
             check(self.against is None, "ClassLogit: against must come with a label")
             everything = torch.arange(len(head.classes), device=hidden.device)
             return _scores(hidden, rows, *head.rows(everything))
-        label = self._number(self.label, head.classes)
+        label = class_number(self.label, head.classes)
         if self.against is not None:
-            return _difference(hidden, rows, head, label, self._number(self.against, head.classes))
+            return _difference(hidden, rows, head, label, class_number(self.against, head.classes))
         return _scores(hidden, rows, *head.rows(torch.tensor([label], device=hidden.device)))[:, 0]
 
-    def _number(self, label: str | int, classes: Sequence[str]) -> int:
-        known = label in classes or (label in range(len(classes)) and not isinstance(label, str))
-        check(known, "ClassLogit: label must be one of {}, got {!r}", list(classes), label)
-        return classes.index(label) if label in classes else int(label)
+
+@dataclass(frozen=True)
+class ClassMargin(Scorer):
+    """The logit of a class of a sequence classifier over the largest of all others."""
+
+    label: str | int
+
+    def score(self, hidden: Tensor, rows: Tensor, head: Head, tokenizer: Any) -> Tensor:
+        logits = ClassLogit().score(hidden, rows, head, tokenizer)
+        return Margin(class_number(self.label, head.classes))(logits)
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,13 @@ class Custom(Scorer):
 
     def score(self, hidden: Tensor, rows: Tensor, head: Head, tokenizer: Any) -> Tensor:
         return self.function(hidden[rows[:, -1]])
+
+
+def class_number(label: str | int, classes: Sequence[str]) -> int:
+    """Raises: ValueError for a class that is not there."""
+    known = label in classes or (label in range(len(classes)) and not isinstance(label, str))
+    check(known, "label must be one of the classes {}, got {!r}", list(classes), label)
+    return classes.index(label) if label in classes else int(label)
 
 
 def token_id(label: str | int, tokenizer: Any, vocabulary: int) -> int:

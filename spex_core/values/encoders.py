@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import MissingExtra, check
 from ..value_function import run_threaded
+from .loading import load_model
 from .masking import Masker
 from .packing import Pack, difference, hidden_states, packable, tolerance
 from .tokens import TokenLayout, tokenize
@@ -149,18 +150,22 @@ class Padded:
     name = "padded"
 
     def __init__(self, encoder: Encoder):
-        self.output, self.model = encoder.output, encoder.model
+        self.output = encoder.output
+        self.model = encoder.model if self.output == "logits" else encoder.model.base_model
 
     def __call__(self, masker: Masker, masks: Tensor) -> Tensor:
         with torch.inference_mode():
             inputs = masker.pad(masks)
-            if self.output == "logits":
-                return self.model(**inputs).logits.float()
-            hidden = self.model.base_model(**inputs).last_hidden_state.float()  # (T, longest, d)
-            keep = inputs["attention_mask"]
-            if self.output == "first":
-                return hidden[torch.arange(len(hidden)), keep.argmax(1)]
-            return (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+            return self.read(self.model(**inputs), inputs["attention_mask"])
+
+    def read(self, answer: Any, keep: Tensor) -> Tensor:
+        """A model's answer, for tokens of which keep (T, longest) says which are real -> (T, k)."""
+        if self.output == "logits":
+            return answer.logits.float()
+        hidden = answer.last_hidden_state.float()  # (T, longest, d)
+        if self.output == "first":
+            return hidden[torch.arange(len(hidden)), keep.argmax(1)]
+        return (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
 
 
 def choose(encoder: Encoder, masker: Masker, masks: Tensor) -> Packed | Padded:
@@ -204,23 +209,8 @@ def load_encoder(
     Raises:  MissingExtra without transformers; OSError for a model that is not there.
     Example: load_encoder("distilbert-base-uncased-finetuned-sst-2-english", output="logits")
     """
-    try:
-        from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise MissingExtra(
-            f"load_encoder: {error.name} is not installed; pip install spex-core[text]"
-        ) from error
-    kind = AutoModelForSequenceClassification if output == "logits" else AutoModel
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model = kind.from_pretrained(name, revision=revision)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    model = model.to(device, dtype).eval()
+    kind = "AutoModelForSequenceClassification" if output == "logits" else "AutoModel"
+    tokenizer, model = load_model(kind, name, device=device, dtype=dtype, revision=revision)
     return as_encoder(tokenizer, model, output=output, max_tokens=max_tokens)
 
 

@@ -1,10 +1,11 @@
-"""The attention heads of a sentence encoder: what each contributes to how it compares sentences."""
+"""Attention heads: what each contributes to how a sentence encoder compares sentences, or to how a
+model scores a text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor
 
 from ..errors import check
 from .components import Components
+
+if TYPE_CHECKING:
+    from .language import CausalText
+    from .text import EncoderText
 
 
 def sentence_heads(
@@ -79,6 +84,32 @@ def sentence_heads(
     whole = parts_of(Cosines(first, second))
     cosines = whole(np.ones((1, whole.n), np.bool_))[0]
     return parts_of(Agreement(first, second, cosines))
+
+
+def text_heads(
+    f: EncoderText | CausalText,
+    *,
+    components: str | Sequence[str] = "heads",
+    absent: Literal["zero", "mean"] = "zero",
+    rescale: bool = False,
+    tokens: int | None = None,
+    threads: int = 1,
+) -> Components:
+    """The heads, or other parts, of the model of f, with the whole text there and scored as f does.
+
+    Args:    f: whose model, text and scorer count. The others: as in Components.
+    Cost:    a forward pass over the text for each mask.
+    Example: f = EncoderText(minilm, "A cat sleeps.", Similarity(minilm.embed("Who sleeps?")))
+             text_heads(f)(np.ones((1, 72), dtype=bool))
+    """
+    return Components(
+        *f.whole(),
+        components=components,
+        absent=absent,
+        rescale=rescale,
+        tokens=tokens,
+        threads=threads,
+    )
 
 
 def mean_embedding(output: Any, examples: Tensor) -> Tensor:

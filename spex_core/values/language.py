@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from ..errors import check, check_int
 from ..value_function import ValueFunction
 from .causal_scorers import Custom, Scorer
 from .choices import Choices
+from .components import Score
 from .decoders import How, decoder_for, head_of
 from .fingerprint import digest, name_model
+from .loading import load_model
 from .masking import MASKINGS, Masking
-from .tokens import tokenize
+from .tokens import TokenLayout, tokenize
 from .units import Units
 
 LONG_TAIL = 16  # fixed tokens after the features that are too few to warn of
@@ -122,16 +125,21 @@ class CausalText(ValueFunction):
         return self._decoder.how
 
     @property
+    def layout(self) -> TokenLayout:
+        """The tokens and what they belong to."""
+        return self.choices.layout
+
+    @property
     def inert(self) -> tuple[int, ...]:
         """Features without a token, so without effect."""
-        return self.choices.layout.inert
+        return self.layout.inert
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """The model in words, and a digest of the tokens, the masking and the scorer; it reads all
         weights once."""
         how = self.masking, self.choices.replacement, self.choices.tail, self.scorer
-        return f"{name_model(self._model)} text-{digest(self.choices.layout, how)}"
+        return f"{name_model(self._model)} text-{digest(self.layout, how)}"
 
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.choices.cost(masks)
@@ -139,17 +147,52 @@ class CausalText(ValueFunction):
     def added(self, masks: Tensor) -> np.ndarray | None:
         return self.choices.added(masks) if self.how == "trie" else None
 
+    def whole(self) -> tuple[torch.nn.Module, dict[str, Tensor], Score]:
+        """The model without its head, the whole input as a batch of one, and how f scores its
+        answer to it: what Components wants to know to explain parts of the model in place of the
+        input."""
+        tail = torch.tensor(self.choices.tail, dtype=torch.int64)
+        ids = torch.cat([torch.from_numpy(self.layout.ids), tail]).to(self._model.device)
+        last = torch.arange(len(ids) - 1 - len(tail), len(ids), device=ids.device)
+
+        def scored(answer: Any, examples: Tensor) -> Tensor:
+            first = torch.arange(len(examples), device=ids.device) * len(ids)
+            hidden = answer.last_hidden_state.flatten(0, 1)
+            return self.scorer.score(hidden, first[:, None] + last, self._head, self.tokenizer)
+
+        given = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        return self._model.base_model, given | {"use_cache": False}, scored
+
     def run(self, masks: Tensor) -> Tensor:
         hidden, rows = self._decoder.states(masks, self.choices)
         with torch.inference_mode():
             return self.scorer.score(hidden, rows, self._head, self.tokenizer)
 
     def __repr__(self) -> str:
-        layout = self.choices.layout
+        layout = self.layout
         return (
             f"CausalText({type(self._model).__name__}, {self.n} features, {layout.tokens} tokens, "
             f"{self.masking}, {self.how})"
         )
+
+
+def load_causal(
+    name: str | Path,
+    *,
+    classifier: bool = False,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a causal language model of transformers, or of a sequence classifier
+    that is made of one: a folder, or a name on the hub (HF_HUB_OFFLINE is heeded).
+
+    Raises:  MissingExtra without transformers; OSError for a model that is not there.
+    Example: CausalText(*load_causal("HuggingFaceTB/SmolLM2-135M"), passage, AnswerLogprob(" yes"))
+    """
+    kind = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
+    tokenizer, model = load_model(kind, name, device=device, dtype=dtype, revision=revision)
+    return model, tokenizer
 
 
 def _most_tokens(model: Any, tokenizer: Any) -> int | None:

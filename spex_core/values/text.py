@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from .. import masks as bits
 from ..errors import check, check_int
 from ..value_function import ValueFunction, run_threaded
+from .components import Score
 from .encoders import Encoder, Packed, Padded, as_encoder, choose, load_encoder, load_minilm
 from .fingerprint import digest, name_model
 from .masking import Masking
@@ -127,6 +129,18 @@ class EncoderText(ValueFunction):
 
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.masker.cost(masks)
+
+    def whole(self) -> tuple[torch.nn.Module, dict[str, Tensor], Score]:
+        """The model, the whole input as a batch of one, and how f scores the model's answer to it:
+        what Components wants to know to explain parts of the model in place of the input."""
+        inputs = self.masker.pad(bits.pack(np.ones((1, self.n), np.bool_)))
+        keep = inputs["attention_mask"]
+
+        def scored(answer: Any, examples: Tensor) -> Tensor:
+            read = Padded(self.encoder).read
+            return score(self.scorer, read(answer, keep.expand(len(examples), -1)))
+
+        return Padded(self.encoder).model, inputs, scored
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
