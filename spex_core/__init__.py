@@ -17,6 +17,7 @@ from .proxyspex import fit, proxyspex
 from .spex import spex
 from .transform import SparseTransform
 from .trees import Trees, tree_fourier
+from .value_function import ValueFunction
 
 __all__ = [
     "BackendUnavailable",
@@ -30,6 +31,7 @@ __all__ = [
     "SparseTransform",
     "SpexError",
     "Trees",
+    "ValueFunction",
     "fit",
     "hierarchy_rates",
     "interactions",

@@ -44,7 +44,9 @@ def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_shell_examples_are_options_that_there_are() -> None:
     lines = re.findall("^    (spex .*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
     parsed = [cli._parser().parse_args(shlex.split(line, comments=True)[1:]) for line in lines]
-    assert {args.algorithm for args in parsed if args.command} == {"proxyspex", "spex"}
+    explained = [args for args in parsed if args.command == "explain"]
+    assert {args.algorithm for args in explained} == {"proxyspex", "spex"}
+    assert {args.task for args in explained} == {"similarity", "classify", "label", "answer"}
 
 
 @pytest.mark.parametrize("name", ["interactions", "proxyspex", "spex", "SparseTransform"])

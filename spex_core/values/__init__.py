@@ -1,1 +1,43 @@
-"""Value functions that ship: what a mask means for one kind of input."""
+"""Value functions that ship: what a mask means for one kind of input.
+
+Nothing optional is imported before it is used.
+"""
+
+from .causal_scorers import AnswerLogprob, ClassLogit, ClassMargin, LogitDifference
+from .components import Components
+from .encoders import Encoder, as_encoder, load_encoder, load_minilm
+from .heads import sentence_heads, text_heads
+from .image import ImageRegions
+from .language import CausalText, load_causal
+from .scorers import Logit, Margin, Similarity
+from .table import TableColumns
+from .text import EncoderText, TextSimilarity
+from .tokens import chat_affixes
+from .training import FitAndScore, TrainingGroups, even_groups
+
+__all__ = [
+    "AnswerLogprob",
+    "CausalText",
+    "ClassLogit",
+    "ClassMargin",
+    "Components",
+    "Encoder",
+    "EncoderText",
+    "FitAndScore",
+    "ImageRegions",
+    "Logit",
+    "LogitDifference",
+    "Margin",
+    "Similarity",
+    "TableColumns",
+    "TextSimilarity",
+    "TrainingGroups",
+    "as_encoder",
+    "chat_affixes",
+    "even_groups",
+    "load_causal",
+    "load_encoder",
+    "load_minilm",
+    "sentence_heads",
+    "text_heads",
+]
