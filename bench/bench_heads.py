@@ -19,7 +19,7 @@ import harness
 import numpy as np
 import torch
 
-from spex_core.cli import example_passage
+from spex_core.demo import example_passage
 from spex_core.values.components import Components
 from spex_core.values.heads import mean_embedding
 from spex_core.values.text import load_minilm

@@ -86,7 +86,20 @@ def head_scale(
     if scale is not None:
         wide = torch.promote_types(dtype, torch.float32)
         x = (x.to(wide) * scale.to(wide)[sequence, None, None]).to(dtype)
-    return torch.where(keep[..., None], x, x.new_zeros(()) if mean is None else mean)
+    return gated(x, keep, mean)
+
+
+def gated(x: Tensor, keep: Tensor, mean: Tensor | None) -> Tensor:
+    """torch.where(keep[..., None], x, mean or 0). Where no gradient is wanted by AND with bits that
+    are all 0 or all 1: as exact, and on a CPU several times faster than under a broadcast mask."""
+    if torch.is_grad_enabled() and (x.requires_grad or (mean is not None and mean.requires_grad)):
+        return torch.where(keep[..., None], x, x.new_zeros(()) if mean is None else mean)
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    ones = -keep[..., None].to(integer)
+    there = x.view(integer) & ones
+    if mean is not None:
+        there |= mean.view(integer) & ~ones
+    return there.view(x.dtype)
 
 
 Norm = tuple[str, Tensor, Tensor | None, float]  # "rms" or "layer", weight, bias, eps
