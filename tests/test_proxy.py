@@ -289,8 +289,8 @@ def test_nearly_additive_functions_keep_their_small_interactions() -> None:
 
 
 def test_the_linear_fit_of_many_samples() -> None:
-    """More than are compared: one fold scores, and R2 is of that fold."""
-    recipe = dataclasses.replace(DEFAULT, folds=(4, 4), compared=100, trees=20)
+    """One fold has as many as are to be scored, and R2 is of that fold."""
+    recipe = dataclasses.replace(DEFAULT, folds=(4, 4), compared=100, scored=90, trees=20)
     weights = np.random.default_rng(0).normal(size=10)
     masks, values, _ = samples(linear(weights), 10, 402)
     noise = np.random.default_rng(1).normal(size=402)

@@ -69,7 +69,7 @@ def test_the_dense_solution(samples: int, terms: int, level: float) -> None:
 @sizes
 def test_both_ways_agree(samples: int, terms: int) -> None:
     case = Case(samples, terms)
-    given = case.masks, case.values, case.support, case.variance, 0.3
+    given = case.masks, case.values, case.support, case.variance, 0.3, True
     primal, dual = module._primal(*given), module._dual(*given)
     size = primal.coefs.norm()
     assert (primal.coefs - dual.coefs).norm() < 1e-4 * size
