@@ -16,6 +16,7 @@ from .errors import check, check_int
 from .evaluate import Progress, SetFunction, check_samples, evaluate
 from .explanation import Explanation, Report
 from .hierarchy import hierarchy_rates
+from .memory import freed_memory_kept
 from .peel import beyond_rounding
 from .plan import plan_uniform
 from .prefixes import BRANCHING
@@ -198,7 +199,7 @@ def _explain(
             *(where, least, len(samples.masks)),
         )
         samples = varying(samples, uniform=uniform)
-    with clock("fit"):
+    with clock("fit"), freed_memory_kept():
         fits = _fit_outputs(samples, preset, degree, terms, seed, together)
     out = []
     for found, power in zip(fits, samples.powers, strict=True):

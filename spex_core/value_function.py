@@ -21,6 +21,7 @@ from torch import Tensor
 
 from . import masks as bits
 from .errors import check
+from .memory import freed_memory_kept
 from .planner import Order, arrange, cut, distinct, lexicographic
 
 
@@ -111,7 +112,7 @@ class ValueFunction(abc.ABC):
         Memory: that of one pack (of `threads` packs), whatever U is, and some bytes a mask.
         """
         if len(masks):
-            with self.running():
+            with freed_memory_kept(), self.running():
                 yield from self._packs(masks)
 
     def _packs(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:

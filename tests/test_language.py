@@ -440,7 +440,9 @@ def test_bad_scorers(scorer: Any, error: type[Exception], message: str, make: Ca
 
 def test_bad_classes(make: Callable) -> None:
     for label in ("fine", 7, -1):
-        with pytest.raises(ValueError, match=r"label must be one of the classes \['bad', 'good'\], got"):
+        with pytest.raises(
+            ValueError, match=r"label must be one of the classes \['bad', 'good'\], got"
+        ):
             make(ClassLogit(label), tiny.classifier())(some_masks(38))
 
 
