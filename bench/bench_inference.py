@@ -2,7 +2,7 @@
 
 The rival joins the words that are left to a string, tokenises the strings and calls the model on a
 padded batch of 32. Values are checked against plain calls, one mask at a time, before anything is
-timed. They take turns of 256 masks in one process, on one thread, and CPU seconds are summed over
+timed. They take turns of 512 masks in one process, on one thread, and CPU seconds are summed over
 all masks.
 """
 
@@ -24,7 +24,7 @@ from spex_core.values.text import EncoderText, Similarity, as_encoder, load_mini
 
 QUESTION = "Which needle was used to sample the breast mass?"
 ROWS = 32  # of a padded batch
-TURN = 256  # masks; a whole run is sorted by length in blocks of 16,384
+TURN = 512  # masks; a whole run is sorted by length in blocks of 16,384
 NOISE = 256  # masks whose values in bfloat16 are compared
 NEED = {64: 1.3, 128: 1.25, 256: 1.4, "bfloat16": 2.3}
 
