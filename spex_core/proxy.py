@@ -13,7 +13,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .prior import Spectra, Terms, choose_support, prior_variances, terms_of
-from .ridge import one_thread, ridge, ridge_path, signs
+from .ridge import add_products, mirror, one_thread, ridge, ridge_path, signs
 from .transform import r2
 
 
@@ -300,8 +300,9 @@ def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) ->
     and a constant of variance one. z: float32 (S, rows) of +-1. Returns float32 (rows, inside)."""
     top, share = largest(variance, most)
     scaled = z[top] * torch.from_numpy(share).sqrt()[:, None].float()
-    with one_thread():
-        return 1.0 + scaled.T @ scaled[:, :inside]
+    out = torch.ones(z.shape[1], inside)
+    add_products(out, scaled)
+    return mirror(out)
 
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:

@@ -257,3 +257,15 @@ def test_one_thread_is_undone(set_threads: Callable[[int], None]) -> None:
     with pytest.raises(ZeroDivisionError), one_thread():
         _ = 1 / 0
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (256, 256), (257, 257), (700, 513), (9, 4)])
+def test_products_by_strips_are_all_of_the_products(rows: int, columns: int) -> None:
+    rng = np.random.default_rng(rows)
+    x = torch.from_numpy(rng.normal(size=(7, rows)).astype(np.float32))
+    out = torch.full((rows, columns), 0.5)
+    module.add_products(out, x)
+    full = 0.5 + x.T @ x[:, :columns]
+    lower = torch.tril(torch.ones(rows, columns, dtype=torch.bool))
+    torch.testing.assert_close(out[lower], full[lower])
+    torch.testing.assert_close(module.mirror(out), full)
