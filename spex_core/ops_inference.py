@@ -280,9 +280,9 @@ def packed_attention(
     Raises:   TypeError, ValueError if the arguments are not as above; BackendUnavailable.
     Accuracy: products, weights and sums in float32, rounded once to the dtype of query. With
               standard normal input the relative l2 error in float32 is below 1e-6.
-    Cost:     4 L^2 D H operations for a sequence of length L, half of it where causal; a score is
-              in memory for 48 queries and 256 keys at a time. Differentiable on reference; cpu
-              refuses tensors that require a gradient.
+    Cost:     4 L^2 D H operations for a sequence of length L, half of it where causal; on cpu
+              scores are in memory for 48 queries and 256 keys at a time. A device is waited for.
+              Differentiable on reference; cpu refuses tensors that require a gradient.
     """
     for name, x in (("query", query), ("key", key), ("value", value)):
         _check_attended(name, x, query)
