@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "bch.h"
@@ -14,6 +15,7 @@
 #include "isa.h"
 #include "masks.h"
 #include "pack_tokens.h"
+#include "packed_attention.h"
 #include "parity.h"
 #include "peel.h"
 #include "tree_fourier.h"
@@ -39,6 +41,33 @@ spex::BchCode code_at(int m, int t, int parities, int64_t n, Address exp, Addres
           at<const int32_t>(syndromes),
           at<const uint64_t>(columns),
           words};
+}
+
+// Four matrices, each (address, values from one row to the next, from one head to the next).
+using Matrix = std::tuple<Address, int64_t, int64_t>;
+
+template <typename T>
+spex::HeadRows<T> rows_at(const Matrix& matrix) {
+  return {at<T>(std::get<0>(matrix)), std::get<1>(matrix), std::get<2>(matrix)};
+}
+
+template <typename T>
+void packed_attention(const Matrix& query, const Matrix& key, const Matrix& value,
+                      const Matrix& out, Address starts, int64_t sequences, int64_t heads,
+                      int64_t key_heads, int64_t dim, float scale, bool causal, int isa,
+                      int threads) {
+  const spex::PackedAttention<T> problem{rows_at<const T>(query),
+                                         rows_at<const T>(key),
+                                         rows_at<const T>(value),
+                                         rows_at<T>(out),
+                                         at<const int64_t>(starts),
+                                         sequences,
+                                         heads,
+                                         key_heads,
+                                         dim,
+                                         scale,
+                                         causal};
+  spex::packed_attention_cpu(problem, spex::resolve_isa(isa), threads);
 }
 
 }  // namespace
@@ -237,4 +266,7 @@ PYBIND11_MODULE(_cpu, m) {
                             at<int64_t>(subtree_end), at<int64_t>(last), threads);
       },
       release());
+
+  m.def("packed_attention_f32", &packed_attention<float>, release());
+  m.def("packed_attention_bf16", &packed_attention<spex::BFloat16>, release());
 }

@@ -11,12 +11,7 @@
 #include <cstdint>
 #include <utility>
 
-#define SPEX_INLINE inline __attribute__((always_inline))
-#if defined(__clang__)
-#define SPEX_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define SPEX_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "unroll.h"
 
 namespace spex {
 

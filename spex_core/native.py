@@ -246,3 +246,25 @@ def pack_trie_cpu(
         *(last.data_ptr(), threads),
     )
     return input_ids, position_ids, subtree_end, last, starts, shared
+
+
+def packed_attention_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    causal: bool,
+    scale: float,
+    *,
+    isa: str | None = None,
+) -> Tensor:
+    given = [x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value)]
+    starts = starts.long().contiguous()
+    out = torch.empty(query.shape, dtype=query.dtype)
+    call = _cpu.packed_attention_f32 if query.dtype == torch.float32 else _cpu.packed_attention_bf16
+    call(
+        *((x.data_ptr(), x.stride(0), x.stride(1)) for x in (*given, out)),
+        *(starts.data_ptr(), len(starts) - 1, query.shape[1], key.shape[1], query.shape[2]),
+        *(scale, causal, *_how(isa)),
+    )
+    return out

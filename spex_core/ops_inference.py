@@ -12,6 +12,7 @@ that is not the tensor's (backend "triton").
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -255,6 +256,61 @@ def head_scale(
             return reference.head_scale(x, masks, sequence, first, mean, scale)
 
 
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Attention within each sequence of a pack, without padding.
+
+    out[i] = sum over j of p[j] value[j], where j runs over the sequence of i (causal: up to i) and
+    p is the softmax of scale <query[i], key[j]>; for each head by itself. Query head h reads the
+    key and value head h // (H / K).
+
+    Args:     query: (N, H, D), key and value: (N, K, D), all float32 or all bfloat16, D >= 1, H a
+              multiple of K. starts: int32 or int64 (T + 1,), from 0 to N and nowhere falling:
+              sequence t has the rows [starts[t], starts[t + 1]). scale: > 0 and finite; None is
+              1 / sqrt(D).
+    Returns:  (N, H, D), same dtype and device; a new tensor, contiguous.
+    Raises:   TypeError, ValueError if the arguments are not as above; BackendUnavailable.
+    Accuracy: products, weights and sums in float32, rounded once to the dtype of query. With
+              standard normal input the relative l2 error in float32 is below 1e-6.
+    Cost:     4 L^2 D H operations for a sequence of length L, half of it where causal; on cpu
+              scores are in memory for 48 queries and 256 keys at a time. A device is waited for.
+              Differentiable on reference; cpu refuses tensors that require a gradient.
+    """
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        _check_attended(name, x, query)
+    heads, key_heads, dim = query.shape[1], key.shape[1], query.shape[2]
+    check(dim >= 1, "packed_attention: query must have D >= 1, got shape {}", tuple(query.shape))
+    check(
+        key.shape == value.shape == (len(query), key_heads, dim),
+        "packed_attention: key and value must have shape ({}, K, {}), got {} and {}",
+        *(len(query), dim, tuple(key.shape), tuple(value.shape)),
+    )
+    check(
+        key_heads >= 1 and heads % key_heads == 0,
+        "packed_attention: the heads of query must be a multiple of those of key, got {} and {}",
+        *(heads, key_heads),
+    )
+    _check_starts(starts, query)
+    scale = dim**-0.5 if scale is None else float(scale)
+    check(0 < scale < math.inf, "packed_attention: scale must be in (0, inf), got {}", scale)
+    match pick("packed_attention", backend, query.device):
+        case "cpu":
+            from . import native
+
+            _refuse_gradients("packed_attention", query, key, value, backend="cpu")
+            return native.packed_attention_cpu(query, key, value, starts, causal, scale)
+        case _:
+            return reference.packed_attention(query, key, value, starts, causal, scale)
+
+
 def score_last(
     hidden: Tensor,
     rows: Tensor,
@@ -408,6 +464,25 @@ def _check_like(
     )
 
 
+def _check_attended(name: str, x: Tensor, query: Tensor) -> None:
+    _check_float("packed_attention", name, x, (None, None, None), query)
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"packed_attention: {name} must be float32 or bfloat16, got {kind(x)}")
+    check(
+        x.dtype == query.dtype,
+        "packed_attention: {} must have the dtype of query, {}, got {}",
+        *(name, query.dtype, x.dtype),
+    )
+
+
+def _check_starts(starts: Tensor, query: Tensor) -> None:
+    op, integers = "packed_attention", (torch.int32, torch.int64)
+    _check_indices(op, "starts", starts, None, "query", query, integers)
+    edges = starts.tolist()
+    fits = edges[:1] == [0] and edges[-1] == len(query) and edges == sorted(edges)
+    check(fits, "{}: starts must ascend from 0 to {}, got {}", op, len(query), edges)
+
+
 def _check_scores(
     op: str, hidden: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None
 ) -> None:
@@ -429,8 +504,12 @@ def _check_scores(
         check(norm[3] > 0, "{}: eps of norm must be positive, got {}", op, norm[3])
 
 
-def _refuse_gradients(op: str, *arguments: object) -> None:
+def _refuse_gradients(op: str, *arguments: object, backend: Backend = "triton") -> None:
     asked = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in arguments
     )
-    check(not asked, "{}: backend 'triton' has no gradient: call it under torch.no_grad()", op)
+    check(
+        not asked,
+        "{}: backend {!r} has no gradient: call it under torch.no_grad()",
+        *(op, backend),
+    )

@@ -6,6 +6,8 @@ Written for clarity; ops_inference.py says what the arguments are and checks the
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -100,6 +102,23 @@ def gated(x: Tensor, keep: Tensor, mean: Tensor | None) -> Tensor:
     if mean is not None:
         there |= mean.view(integer) & ~ones
     return there.view(x.dtype)
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, causal: bool, scale: float
+) -> Tensor:  # (N, H, D), (N, K, D), (N, K, D), (T + 1,) -> (N, H, D)
+    wide = torch.promote_types(query.dtype, torch.float32)
+    groups = query.shape[1] // key.shape[1]
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    for start, stop in itertools.pairwise(starts.tolist()):
+        q, k, v = (x[start:stop].to(wide) for x in (query, key, value))
+        k, v = (x.repeat_interleave(groups, 1) for x in (k, v))  # (L, H, D)
+        scores = scale * torch.einsum("ihd,jhd->hij", q, k)
+        if causal:
+            later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        out[start:stop] = torch.einsum("hij,jhd->ihd", scores.softmax(2), v).to(query.dtype)
+    return out
 
 
 Norm = tuple[str, Tensor, Tensor | None, float]  # "rms" or "layer", weight, bias, eps

@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backend import pick
 from ..errors import MissingExtra
+from ..ops_inference import packed_attention
 
 ATTENTION = "spex_packed"
 Run = tuple[int, int, int]  # first token, sequences, tokens of each
@@ -144,6 +146,9 @@ def attend(
     """
     refuse(attention_mask, max(spex_pack.lengths), options)
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    if _compiled(query, key, value):
+        states = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D), views
+        return packed_attention(*states, spex_pack.edges, causal=causal, scale=scaling)[None], None
     half = query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
     if half and (kernel := _varlen_kernel()) is not None:
         states = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D)
@@ -160,6 +165,13 @@ def refuse(mask: Tensor | None, longest: int, options: dict[str, Any]) -> None:
         given.append("sliding_window")  # models differ in whether it counts one side or both
     if given:
         raise NotImplementedError(f"packed attention does not support {', '.join(given)}")
+
+
+def _compiled(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the compiled kernel is built and takes them."""
+    asked = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    known = query.dtype in (torch.float32, torch.bfloat16) and key.shape == value.shape
+    return known and not asked and pick("packed_attention", "auto", query.device) == "cpu"
 
 
 def _run_by_run(

@@ -5,6 +5,7 @@ void test_decode();
 void test_fwht();
 void test_masks();
 void test_pack_tokens();
+void test_packed_attention();
 void test_parity();
 void test_threads();
 void test_trees();
@@ -14,6 +15,7 @@ int main() {
   test_fwht();
   test_masks();
   test_pack_tokens();
+  test_packed_attention();
   test_parity();
   test_decode();
   test_trees();
