@@ -20,6 +20,7 @@ from .. import ops_inference
 from ..errors import check, check_int
 from ..value_function import ValueFunction
 from .answers import check_rows, device_of, evaluation_mode
+from .batch_attention import faster_attention
 from .fingerprint import digest
 from .gates import Gate, Hooks, find_heads, find_layers, find_mlps, find_modules
 
@@ -110,7 +111,11 @@ class Components(ValueFunction):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        with evaluation_mode(self.model), Hooks(self.model, self.gates) as self._hooks:
+        with (
+            evaluation_mode(self.model),
+            faster_attention(self.model),
+            Hooks(self.model, self.gates) as self._hooks,
+        ):
             if self.absent == "mean" and self._means is None:
                 self._means = self._averages()
             yield

@@ -146,7 +146,7 @@ def attend(
     """
     refuse(attention_mask, max(spex_pack.lengths), options)
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    if _compiled(query, key, value):
+    if compiled(query, key, value):
         states = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D), views
         return packed_attention(*states, spex_pack.edges, causal=causal, scale=scaling)[None], None
     half = query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
@@ -167,7 +167,7 @@ def refuse(mask: Tensor | None, longest: int, options: dict[str, Any]) -> None:
         raise NotImplementedError(f"packed attention does not support {', '.join(given)}")
 
 
-def _compiled(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def compiled(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the compiled kernel is built and takes them."""
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     known = query.dtype in (torch.float32, torch.bfloat16) and key.shape == value.shape
