@@ -147,6 +147,40 @@ def inference(found: dict) -> Iterator[str]:
         )
 
 
+def heads(found: dict) -> Iterator[str]:
+    """Attention heads under masks, many masks in a batch, against one forward pass for each."""
+    yield "| 72 heads of MiniLM, masks in a forward pass | masks/s one by one / here | times faster |"
+    yield "|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| {row['masks in a pass']}, {row['device']} | {row['masks/s one by one']:.1f} / "
+            f"{row['masks/s']:.1f} | {row['x faster']:.2f} |"
+        )
+
+
+def tries(found: dict) -> Iterator[str]:
+    """A decoder that computes shared beginnings once, against packs and padded calls."""
+    head = "prefix | tokens padded / packed / trie | times faster than packed / padded"
+    yield f"| Llama-like decoder, one pack of masks | {head} |"
+    yield "|---|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| {row['masks']} | {row['prefix']} | {row['padded tokens']:,} / "
+            f"{row['packed tokens']:,} / {row['trie tokens']:,} | {row['over packed']:.2f} / "
+            f"{row['over padded']:.2f} |"
+        )
+
+
+def attention(found: dict) -> Iterator[str]:
+    yield "| packed_attention, tokens of a sequence | dtype | GFLOP/s torch / here | times faster |"
+    yield "|---|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| {row['length']} | {row['dtype']} | {row['torch GFLOP/s']:.0f} / "
+            f"{row['auto GFLOP/s']:.0f} | {row['x']:.2f} |"
+        )
+
+
 TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "faithful": faithful,
     "proxyspex": proxyspex,
@@ -158,6 +192,9 @@ TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "fwht": transforms,
     "parity": parities,
     "inference": inference,
+    "trie": tries,
+    "heads": heads,
+    "attention": attention,
 }
 
 
