@@ -149,7 +149,7 @@ def inference(found: dict) -> Iterator[str]:
 
 def heads(found: dict) -> Iterator[str]:
     """Attention heads under masks, many masks in a batch, against one forward pass for each."""
-    yield "| 72 heads of MiniLM, masks in a forward pass | masks/s one by one / here | times faster |"
+    yield "| 72 heads of MiniLM, masks in a pass | masks/s one by one / here | times faster |"
     yield "|---|---|---|"
     for row in found["rows"]:
         yield (
