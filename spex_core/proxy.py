@@ -239,6 +239,8 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
         note = f"{bags}; prior {note}"
     support, variance = with_constant(*chosen)
     fit = ridge(problem.masks, problem.values, support, variance, level)
+    if fit.residual:
+        note += f"; conjugate gradients stopped at a residual of {fit.residual:.0e}"
     support, coefs = without_dust(support, fit.coefs * unit)
     coefs[0] += mean
     better = max(score, score_linear)

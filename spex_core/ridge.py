@@ -28,6 +28,7 @@ SOME = 256  # samples from which the trace of the hat matrix is estimated, at mo
 BLOCK = 1024  # terms whose signs are held unpacked at a time
 STRIP = 256  # columns of a symmetric matrix that are made at a time
 LANCZOS = 48  # steps
+STEPS = 100  # of conjugate gradients, at most
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class Fit:
         coefs: float64 (S,), the posterior mean of F.
         effective: trace of the hat matrix, the number of free terms that the fit amounts to; NaN by
         conjugate gradients and where it was not asked for.
+        residual: of the equations, relative; 0 but where conjugate gradients used all their STEPS.
     """
 
     coefs: Tensor
     effective: float
+    residual: float = 0.0
 
 
 def ridge(
@@ -173,16 +176,16 @@ def _iterate(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, l
     slope = scale * ops.parity_adjoint(masks, support, values)
     x, step, size = torch.zeros_like(slope), slope.clone(), dot(slope, slope)
     goal = 1e-8 * size
-    for _ in range(100):
+    for _ in range(STEPS):
         if size <= goal:
-            break
+            return Fit(scale * x, float("nan"))
         turned = normal(step)
         length = size / dot(step, turned)
         x += length * step
         slope -= length * turned
         before, size = size, dot(slope, slope)
         step = slope + size / before * step
-    return Fit(scale * x, float("nan"))
+    return Fit(scale * x, float("nan"), (1e-8 * size / goal) ** 0.5)
 
 
 def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:

@@ -269,3 +269,17 @@ def test_products_by_strips_are_all_of_the_products(rows: int, columns: int) -> 
     lower = torch.tril(torch.ones(rows, columns, dtype=torch.bool))
     torch.testing.assert_close(out[lower], full[lower])
     torch.testing.assert_close(module.mirror(out), full)
+
+
+def test_conjugate_gradients_that_stop_early_say_how_far_they_came(monkeypatch) -> None:
+    case = Case(64, 64)
+    monkeypatch.setattr(module, "DENSE", 0)
+    assert case.fit(0.1).residual == 0
+    monkeypatch.setattr(module, "STEPS", 3)
+    residual = case.fit(0.01).residual
+    right = case.x * np.sqrt(case.variance.numpy())
+    left = case.fit(0.01).coefs.numpy() / np.sqrt(case.variance.numpy())
+    slope = right.T @ case.values.numpy()
+    gap = slope - right.T @ (right @ left) - 0.01 * left
+    assert residual == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(slope), rel=1e-3)
+    assert residual > 1e-4
