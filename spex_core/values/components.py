@@ -92,9 +92,12 @@ class Components(ValueFunction):
         self.absent, self.rescale = absent, rescale
         if tokens is None:
             tokens = 1 << 10 if device_of(model).type == "cpu" else 1 << 16
-        self.tokens = check_int("Components: tokens", tokens, 1)
+        tokens = check_int("Components: tokens", tokens, 1)
         self.threads = check_int("Components: threads", threads, 1)
         self._batches = _batches(inputs, device_of(model))
+        sizes = [batch.rows * batch.positions for batch in self._batches]
+        self._passes = sum(sizes) / max(sizes)  # of a pack, whose largest batch is to fill one
+        self.tokens = int(tokens * self._passes)
         self._hooks: Hooks | None = None  # while an evaluation lasts
         self._means: dict[Gate, Tensor] | None = None  # of the first evaluation
 
@@ -124,7 +127,7 @@ class Components(ValueFunction):
     def run(self, masks: Tensor) -> Tensor:
         kept, examples = [], 0
         for batch in self._batches:
-            most = max(1, self.tokens // (len(masks) * batch.positions))
+            most = max(1, int(self.tokens / self._passes) // (len(masks) * batch.positions))
             for part in batch.parts(most):
                 change = _Switch(self, masks, part.rows)
                 with self._hooks.doing(change):
