@@ -142,11 +142,17 @@ def test_a_process_that_dies_names_the_groups_kept_and_the_next_batch_goes_on():
         assert f(MASKS[[1, 1]]).tolist() == [1, 1]
 
 
-def test_an_algorithm_keeps_what_was_paid_for():
-    f = TrainingGroups(raise_without_row_7, LABELS, workers=0)
-    with pytest.raises(EvaluationError, match="no seven") as caught:
-        proxyspex(f, n=4, budget=16, batch_size=1)
-    assert caught.value.done == len(caught.value.masks) < 16
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_algorithm_keeps_every_training_that_was_done(workers):
+    done = []
+    with TrainingGroups(raise_without_row_7, LABELS, workers=workers) as f:
+        with pytest.raises(EvaluationError, match="no seven") as caught:
+            proxyspex(f, budget=16, progress=lambda *counts: done.append(counts))
+        kept = caught.value
+        assert 0 < kept.done == len(kept.masks) == len(done) < 16
+        assert all(7 in f.rows(mask) for mask in kept.masks)
+        sizes = [len(f.rows(mask)) for mask in kept.masks]
+        assert done[-1][0] == sum(sizes)  # progress is in rows, a training at a time
 
 
 def test_what_cannot_be_sent_is_refused():

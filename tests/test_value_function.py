@@ -318,3 +318,40 @@ def test_memory_is_that_of_a_pack_whatever_the_number_of_masks() -> None:
     )
     few, many = map(float, done.stdout.split())
     assert many - few < 40, done.stderr  # megabytes, for the masks, keys and values themselves
+
+
+def test_what_has_to_hold_while_packs_run_is_entered_once_an_evaluation() -> None:
+    class Careful(Toy):
+        inside = entered = 0
+
+        @contextlib.contextmanager
+        def running(self):
+            self.inside, self.entered = True, self.entered + 1
+            try:
+                yield
+            finally:
+                self.inside = False
+
+        def run(self, masks):
+            assert self.inside
+            return super().run(masks)
+
+    f = Careful(tokens=80, threads=2)
+    masks = np.random.default_rng(0).random((20, f.n)) < 0.5
+    assert np.array_equal(f(masks), f.truth(masks))
+    assert len(f.packs) > 5
+    assert (f.entered, f.inside) == (1, False)
+    f(masks[:0])
+    assert f.entered == 1
+    f.how = lambda dense: np.full(len(dense), np.nan)
+    with pytest.raises(EvaluationError):
+        evaluate(f, plan_uniform(f.n, 10))
+    assert (f.entered, f.inside) == (2, False)
+
+
+def test_a_subclass_defines_run_or_stream() -> None:
+    class Neither(Toy):
+        run = ValueFunction.run
+
+    with pytest.raises(NotImplementedError, match="Neither must define run or stream"):
+        Neither()(np.ones((1, 70), np.bool_))
