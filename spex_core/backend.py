@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from typing import Literal
 
 import torch
@@ -20,8 +21,8 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 # same names.
 OPS: dict[str, tuple[str, ...]] = {
     "fwht": ("reference", "cpu"),
-    "affine_masks": ("reference", "cpu"),
-    "uniform_masks": ("reference", "cpu"),
+    "affine_masks": ("reference", "cpu", "triton"),
+    "uniform_masks": ("reference", "cpu", "triton"),
     "parity_bits": ("reference", "cpu"),
     "parity_predict": ("reference", "cpu"),
     "parity_adjoint": ("reference", "cpu"),
@@ -73,6 +74,12 @@ def interpreted() -> bool:
     import triton
 
     return not isinstance(triton.language.sum, triton.runtime.JITFunction)
+
+
+def tuning() -> bool:
+    """Whether Triton kernels try all their tactics once for each size and keep the fastest: where
+    the environment variable SPEX_TUNE is 1."""
+    return os.environ.get("SPEX_TUNE") == "1"
 
 
 def pick(op: str, backend: str, device: torch.device) -> str:

@@ -74,6 +74,10 @@ def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto")
             from . import native
 
             return native.affine_masks_cpu(columns, offsets)
+        case "triton":
+            from .triton_kernels.affine_masks import affine_masks as impl
+
+            return impl(columns, offsets)
         case _:
             return reference.affine_masks(columns, offsets)
 
@@ -85,12 +89,14 @@ def uniform_masks(
     seed: int,
     stream: int = 0,
     start: int = 0,
+    device: torch.device | str = "cpu",
     backend: Backend = "auto",
 ) -> Tensor:
     """Rows [start, start + rows) of the endless table of uniform masks that (seed, stream) names.
 
     Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent
-              tables of one seed; start >= 0: any range is made without the rows before it.
+              tables of one seed; start >= 0: any range is made without the rows before it. device:
+              where they are made.
     Returns:  packed int64 (rows, W). Same bits on every backend and machine.
     Source:   Philox4x32-10, Salmon et al. 2011; counter (word pair, row low, row high, stream).
     """
@@ -99,13 +105,19 @@ def uniform_masks(
     seed = check_int("uniform_masks: seed", seed, 0, 2**64 - 1)
     stream = check_int("uniform_masks: stream", stream, 0, 2**32 - 1)
     start = check_int("uniform_masks: start", start, 0, 2**62)
-    match pick("uniform_masks", backend, torch.device("cpu")):
+    device = torch.device(device)
+    match pick("uniform_masks", backend, device):
         case "cpu":
             from . import native
 
             return native.uniform_masks_cpu(rows, n, seed=seed, stream=stream, start=start)
+        case "triton":
+            from .triton_kernels.uniform_masks import uniform_masks as impl
+
+            return impl(rows, n, seed, stream, start, device)
         case _:
-            return reference.uniform_masks(rows, n, seed=seed, stream=stream, start=start)
+            found = reference.uniform_masks(rows, n, seed=seed, stream=stream, start=start)
+            return found.to(device)
 
 
 def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") -> Tensor:

@@ -20,10 +20,22 @@ from triton.compiler import ASTSource
 
 P = "*i64"  # a pointer
 N = "i32"
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of a launch, among the constants
 
-# module, kernel, types of its arguments in order, its constants; one line for each variant that a
-# launcher uses. A kernel that is missing here fails test_every_kernel_is_compiled.
+
+def shipped(module: str, tactics: str = "TACTICS") -> dict[str, int]:
+    """The tactic that a launcher takes unless tuning is on."""
+    return getattr(importlib.import_module(f"spex_core.triton_kernels.{module}"), tactics)[0]
+
+
+# module, kernel, types of its arguments in order, its constants and how it is launched; one line
+# for each variant that a launcher uses. A kernel that is missing here fails test_every_kernel_is_compiled.
 KERNELS = [
+    (
+        *("uniform_masks", "_uniform_masks_kernel", (P, N, N, N, "u64", "u32", "i64")),
+        shipped("uniform_masks"),
+    ),
+    ("affine_masks", "_affine_masks_kernel", (P, P, P, N, N, N), shipped("affine_masks")),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (
@@ -101,12 +113,14 @@ KERNELS = [
 
 def compiled(module: str, kernel: str, types: tuple[str, ...], constants: dict, arch: int) -> dict:
     """Shared memory, and what ptxas says of registers and spills, for one kernel on sm_<arch>."""
+    options = {name: constants[name] for name in OPTIONS if name in constants}
+    constants = {name: x for name, x in constants.items() if name not in OPTIONS}
     function = getattr(importlib.import_module(f"spex_core.triton_kernels.{module}"), kernel)
     names = function.arg_names
     signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
     assert list(signature) == names, f"{kernel}: {names} have the types {signature}"
     source = ASTSource(fn=function, signature=signature, constexprs=constants)
-    built = triton.compile(source, target=GPUTarget("cuda", arch, 32))
+    built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     variant = [t for t in dict.fromkeys(types) if t[0] == "*"]
     report = ptxas(built.asm["ptx"])
     spills = sum(map(int, re.findall(r"(\d+) bytes spill", report)))
