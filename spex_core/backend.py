@@ -20,7 +20,7 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 # op -> the backends that implement it. ops.py and ops_inference.py hold one `match` per op with the
 # same names.
 OPS: dict[str, tuple[str, ...]] = {
-    "fwht": ("reference", "cpu"),
+    "fwht": ("reference", "cpu", "triton"),
     "affine_masks": ("reference", "cpu", "triton"),
     "uniform_masks": ("reference", "cpu", "triton"),
     "parity_bits": ("reference", "cpu"),

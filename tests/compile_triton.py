@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import triton
+from spex_core.triton_kernels import fwht
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -29,13 +30,32 @@ def shipped(module: str, tactics: str = "TACTICS") -> dict[str, int]:
 
 
 # module, kernel, types of its arguments in order, its constants and how it is launched; one line
-# for each variant that a launcher uses. A kernel that is missing here fails test_every_kernel_is_compiled.
+# for each variant that a launcher uses. A kernel that is missing here fails
+# test_every_kernel_is_compiled.
 KERNELS = [
     (
         *("uniform_masks", "_uniform_masks_kernel", (P, N, N, N, "u64", "u32", "i64")),
         shipped("uniform_masks"),
     ),
     ("affine_masks", "_affine_masks_kernel", (P, P, P, N, N, N), shipped("affine_masks")),
+    *(
+        ("fwht", "_fwht_rows_kernel", (x, y, N), fwht.shape(max(b, 12), b, 4))
+        for b, x, y in (
+            *((b, x, x) for b in (3, 14) for x in ("*fp32", "*fp64")),
+            *((3, "*bf16", "*bf16"), (14, "*fp16", "*fp32")),
+        )
+    ),
+    *(
+        (
+            *("fwht", "_fwht_columns_kernel", (x, y)),
+            {"LOG_STRIDE": 14, **fwht.shape(max(b + 4, 12), b, 4)},
+        )
+        for b, x, y in (
+            (1, "*fp32", "*fp32"),
+            (10, "*fp64", "*fp64"),
+            (10, "*fp32", "*bf16"),
+        )
+    ),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (

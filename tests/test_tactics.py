@@ -33,7 +33,12 @@ def affine_masks() -> Tensor:
     return ops.affine_masks(words(11, 5), words(2, 5, seed=1), backend="triton")
 
 
-PROBLEMS = [uniform_masks, affine_masks]
+def fwht() -> Tensor:
+    x = torch.randn(70, 1 << 7, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    return ops.fwht(x, backend="triton")
+
+
+PROBLEMS = [uniform_masks, affine_masks, fwht]
 
 
 def module_of(problem) -> object:

@@ -15,7 +15,7 @@ from spex_core.backend import interpreted, why_not
 if why_not("triton") is not None or not interpreted():
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
 
-from spex_core.triton_kernels import affine_masks, uniform_masks
+from spex_core.triton_kernels import affine_masks, fwht, uniform_masks
 from triton.runtime.interpreter import _implicit_cvt, _patch_lang, interpreter_builder
 
 
@@ -76,3 +76,32 @@ def test_affine_masks() -> None:
     low = size.bit_length() - 1
     start = reference.affine_masks(columns[low:], offsets[50:])[:, block]
     assert torch.equal(out, reference.affine_masks(columns[:low], start)[0])
+
+
+def test_fwht_of_rows() -> None:
+    how = fwht.shape(12, 5, 4)
+    block, x, out = 2**20 + 5, torch.randn(128, 32), torch.zeros(128, 32)
+    rows = (block << 7) + 100  # a program has 128 of them
+    run_program(
+        *(fwht._fwht_rows_kernel, (block,), Far(x, block << 12), Far(out, block << 12), rows),
+        **how,
+    )
+    assert block << 12 > 2**31
+    assert torch.equal(out[:100], reference.fwht(x[:100]))
+    assert not out[100:].any()
+
+
+def test_fwht_of_columns() -> None:
+    """b = 24, the longest row there is: its last tile of 16 columns, in row 200."""
+    b, stride, row = 10, 14, 200
+    tile, columns = torch.randn(1 << b, 16), (1 << stride) // 16
+    first = ((row + 1) << (b + stride)) - 16  # where the last row of the tile starts
+    wide = torch.zeros((1 << b) - 1, 1 << stride)
+    x, out = (torch.cat([wide.flatten(), torch.zeros(16)]) for _ in range(2))
+    x.as_strided(tile.shape, (1 << stride, 1)).copy_(tile)
+    far = [Far(y, first - ((1 << b) - 1 << stride)) for y in (x, out)]
+    assert first > 2**31
+    program = (row + 1) * columns - 1
+    how = {"LOG_STRIDE": stride, **fwht.shape(b + 4, b, 4)}
+    run_program(fwht._fwht_columns_kernel, (program,), *far, **how)
+    assert torch.equal(out.as_strided(tile.shape, (1 << stride, 1)), reference.fwht(tile.T).T)

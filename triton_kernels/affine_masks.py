@@ -29,7 +29,7 @@ def _affine_masks_kernel(
     BLOCK_W: tl.constexpr,
 ):
     """One program 2**(LOG_LOW + LOG_HIGH) neighbouring points of a subspace and a block of words.
-    Bits of l from b on have no column: their points are not stored."""
+    Points from 2**b on do not exist and are not stored."""
     low, high = tl.arange(0, 1 << LOG_LOW), tl.arange(0, 1 << LOG_HIGH)
     p = tl.program_id(0).to(tl.int64) // blocks
     block = tl.program_id(0) % blocks
@@ -41,20 +41,20 @@ def _affine_masks_kernel(
     below = span(columns_ptr, low, 0, b, words, w, LOG_LOW, BLOCK_W)  # (2**LOG_LOW, BLOCK_W)
     above = span(columns_ptr, high, LOG_LOW, b, words, w, LOG_HIGH, BLOCK_W) ^ start[None, :]
     points = above[:, None, :] ^ below[None, :, :]  # (2**LOG_HIGH, 2**LOG_LOW, BLOCK_W)
-    l = (block << (LOG_LOW + LOG_HIGH)) + (high << LOG_LOW)[:, None] + low[None, :]
-    at = ((p << b) + l)[:, :, None] * words + w[None, None, :]
-    inside = (l < (1 << b))[:, :, None] & (w < words)[None, None, :]
+    point = (block << (LOG_LOW + LOG_HIGH)) + (high << LOG_LOW)[:, None] + low[None, :]
+    at = ((p << b) + point)[:, :, None] * words + w[None, None, :]
+    inside = (point < (1 << b))[:, :, None] & (w < words)[None, None, :]
     tl.store(out_ptr + at, points, mask=inside)
 
 
 @triton.jit
-def span(columns_ptr, l, first, b, words, w, COUNT: tl.constexpr, BLOCK_W: tl.constexpr):
-    """The XOR of columns first + i over bits i of each l (2**COUNT,): (2**COUNT, BLOCK_W)."""
+def span(columns_ptr, point, first, b, words, w, COUNT: tl.constexpr, BLOCK_W: tl.constexpr):
+    """The XOR of columns first + i over bits i of each point (2**COUNT,): (2**COUNT, BLOCK_W)."""
     points = tl.zeros((1 << COUNT, BLOCK_W), tl.int64)
     for i in tl.static_range(COUNT):
         inside = (w < words) & (first + i < b)
         column = tl.load(columns_ptr + (first + i) * words + w, mask=inside, other=0)
-        points ^= -((l >> i) & 1).to(tl.int64)[:, None] & column[None, :]
+        points ^= -((point >> i) & 1).to(tl.int64)[:, None] & column[None, :]
     return points
 
 
