@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import reference, reference_boost, reference_decode
 from .backend import Backend, pick
-from .checks import check_packed, kind
+from .checks import check_device, check_packed, kind
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
@@ -130,8 +130,9 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
 
     Args:     masks: packed int64 (T, W). support: packed (S, W).
     Returns:  packed int64 (S, ceil(T / 64)), packed along the samples; spare bits are zero.
-    Cost:     T S n bit products; on cpu T |k| for a support of at most 8 features a word.
-              Memory beyond the result: 64 bytes a term for each thread, and a copy of the supports.
+    Cost:     T S n bit products; T |k| on cpu for a support of at most 8 features a word, and on
+              triton. Memory beyond the result: on cpu 64 bytes a term for each thread and a copy of
+              the supports, on triton a copy of the masks.
     """
     check_packed("parity_bits", masks=masks, support=support)
     match pick("parity_bits", backend, masks.device):
@@ -139,6 +140,10 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
             from . import native
 
             return native.parity_bits_cpu(masks, support)
+        case "triton":
+            from .triton_kernels.parity_bits import parity_bits as impl
+
+            return impl(masks, support)
         case _:
             return reference.parity_bits(masks, support)
 
@@ -150,16 +155,22 @@ def parity_predict(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). coefs: (S,), taken as float64.
     Returns:  float64 (T,). No (T, S) matrix is built.
-    Accuracy: float64 sums; on cpu in the order of s, the same bits for any number of threads.
-    Cost:     parity_bits, and T S additions.
+    Accuracy: float64 sums; on cpu and triton in the order of s, the same bits for any number of
+              threads.
+    Cost:     parity_bits, and T S additions; on triton in blocks of masks whose parities fill
+              256 MB at most, or 8 KB a term.
     """
     check_packed("parity_predict", masks=masks, support=support)
-    _check_vector("parity_predict", "coefs", coefs, len(support))
+    _check_vector("parity_predict", "coefs", coefs, len(support), masks)
     match pick("parity_predict", backend, masks.device):
         case "cpu":
             from . import native
 
             return native.parity_predict_cpu(masks, support, coefs.double())
+        case "triton":
+            from .triton_kernels.parity_predict import parity_predict as impl
+
+            return impl(masks, support, coefs.double())
         case _:
             return reference.parity_predict(masks, support, coefs.double())
 
@@ -171,16 +182,21 @@ def parity_adjoint(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). values: (T,), taken as float64.
     Returns:  float64 (S,). No (T, S) matrix is built.
-    Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads.
-    Cost:     parity_bits, and T S additions.
+    Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads, on
+              triton in other blocks.
+    Cost:     as parity_predict.
     """
     check_packed("parity_adjoint", masks=masks, support=support)
-    _check_vector("parity_adjoint", "values", values, len(masks))
+    _check_vector("parity_adjoint", "values", values, len(masks), masks)
     match pick("parity_adjoint", backend, masks.device):
         case "cpu":
             from . import native
 
             return native.parity_adjoint_cpu(masks, support, values.double())
+        case "triton":
+            from .triton_kernels.parity_adjoint import parity_adjoint as impl
+
+            return impl(masks, support, values.double())
         case _:
             return reference.parity_adjoint(masks, support, values.double())
 
@@ -207,6 +223,10 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             from . import native
 
             return native.parity_gram_cpu(columns, samples)
+        case "triton":
+            from .triton_kernels.parity_gram import parity_gram as impl
+
+            return impl(columns, samples)
         case _:
             return reference.parity_gram(columns, samples)
 
@@ -518,7 +538,7 @@ def _low_bits(bits: int) -> int:
     return (1 << bits % 64) - 1 if bits % 64 else -1
 
 
-def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:
+def _check_vector(op: str, name: str, x: Tensor, length: int, masks: Tensor) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {kind(x)}")
     check(
@@ -526,3 +546,4 @@ def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:
         "{}: {} must have shape ({},), got {}",
         *(op, name, length, tuple(x.shape)),
     )
+    check_device(op, name, x, "masks", masks)

@@ -56,6 +56,24 @@ KERNELS = [
             (10, "*fp32", "*bf16"),
         )
     ),
+    (
+        *("parity_bits", "_bit_columns_kernel", (P, P, N, N, N)),
+        shipped("parity_bits", "COLUMNS_TACTICS"),
+    ),
+    ("parity_bits", "_parity_bits_kernel", (P, P, P, N, N, N), shipped("parity_bits")),
+    (
+        *("parity_predict", "_parity_predict_kernel", ("*i32", "*fp64", "*fp64", N, N, N)),
+        shipped("parity_predict"),
+    ),
+    (
+        *("parity_adjoint", "_parity_adjoint_kernel", ("*i32", "*fp64", "*fp64", N, N, N)),
+        {"SPAN": 1 << 16, "LANES": 1024, **shipped("parity_adjoint")},
+    ),
+    (
+        *("parity_adjoint", "_sum_rows_kernel", ("*fp64", "*fp64", N, N)),
+        shipped("parity_adjoint", "SUM_TACTICS"),
+    ),
+    ("parity_gram", "_parity_gram_kernel", ("*i32", "*fp64", N, N, N), shipped("parity_gram")),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from spex_core.backend import interpreted, why_not
 if why_not("triton") is not None or not interpreted():
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
 
-from spex_core.triton_kernels import affine_masks, fwht, uniform_masks
+from spex_core.triton_kernels import (
+    affine_masks,
+    fwht,
+    parity_bits,
+    parity_gram,
+    uniform_masks,
+)
 from triton.runtime.interpreter import _implicit_cvt, _patch_lang, interpreter_builder
 
 
@@ -43,6 +50,11 @@ def run_program(kernel, index: tuple[int, ...], *args: object, **constants: int)
         restore.restore()
 
 
+def random_words(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
+
+
 def test_uniform_masks() -> None:
     words, tactic = 2, uniform_masks.TACTICS[0]
     block = 2**31 // words // tactic["BLOCK_R"] + 3  # the first row is past 2**31 elements
@@ -63,7 +75,7 @@ def test_affine_masks() -> None:
     b, words, tactic = 24, 3, affine_masks.TACTICS[0]
     size = 1 << tactic["LOG_LOW"] + tactic["LOG_HIGH"]
     p, block = 50, 77
-    columns, offsets = torch.randint(-99, 99, (b, words)), torch.randint(-99, 99, (51, words))
+    columns, offsets = random_words(b, words), random_words(51, words)
     out = torch.zeros(size, words, dtype=torch.int64)
     blocks, first = (1 << b) // size, ((p << b) + block * size) * words
     assert first > 2**31
@@ -105,3 +117,63 @@ def test_fwht_of_columns() -> None:
     how = {"LOG_STRIDE": stride, **fwht.shape(b + 4, b, 4)}
     run_program(fwht._fwht_columns_kernel, (program,), *far, **how)
     assert torch.equal(out.as_strided(tile.shape, (1 << stride, 1)), reference.fwht(tile.T).T)
+
+
+STRIDE = 1 << 20  # words of 64 masks in a row
+
+
+def wide(rows: int) -> Tensor:
+    """Zeros (rows, STRIDE) that take no memory before they are written."""
+    return torch.from_numpy(np.zeros((rows, STRIDE), np.int64))
+
+
+def test_bit_columns() -> None:
+    """The last 64 masks of 2**26 with 64 words: the last word of each, its bits 64 rows of out."""
+    tactic, words = parity_bits.COLUMNS_TACTICS[1], 64
+    first = (STRIDE // tactic["BLOCK_G"] - 1) * tactic["BLOCK_G"]
+    samples = 64 * (first + 1)  # the other groups of the block are missing
+    masks, out = random_words(64, words), wide(64)
+    start = 64 * first * words
+    run_program(
+        *(parity_bits._bit_columns_kernel, (first // tactic["BLOCK_G"], words - 1)),
+        *(Far(masks, start), Far(out, 64 * (words - 1) * STRIDE), samples, words, STRIDE),
+        **tactic,
+    )
+    assert min(start, 64 * (words - 1) * STRIDE) > 2**31
+    want = reference.parity_bits(masks[:, -1:], 1 << torch.arange(64)[:, None])[:, 0]
+    assert torch.equal(out[:, first], want)
+    assert not out[:, first + 1 :].any()
+
+
+def test_parity_bits() -> None:
+    """Terms 4,096 and on, each of the features 4,032 and 4,095."""
+    tactic, words, s = parity_bits.TACTICS[0], 64, 4096
+    columns, out = wide(64), wide(32)
+    columns[:, -32:] = random_words(64, 32)
+    support = torch.zeros(32, words, dtype=torch.int64)
+    support[:, -1] = torch.tensor(-(2**63) | 1)
+    run_program(
+        *(parity_bits._parity_bits_kernel, (STRIDE // 32 - 1, s // 32)),
+        *(Far(columns, 64 * (words - 1) * STRIDE), Far(support, s * words), Far(out, s * STRIDE)),
+        *(s + 20, words, STRIDE),
+        **tactic,
+    )
+    assert min(64 * (words - 1) * STRIDE, s * STRIDE) > 2**31
+    assert torch.equal(out[:20, -32:], (columns[0, -32:] ^ columns[63, -32:]).expand(20, 32))
+    assert not out[20:, -32:].any()
+
+
+def test_parity_gram() -> None:
+    """Terms 2**15 and on of 2**16, against themselves."""
+    terms, samples, tactic = 2**16, 100, parity_gram.TACTICS[0]
+    block = 2**15 // tactic["BLOCK_S"]
+    s, size = block * tactic["BLOCK_S"], tactic["BLOCK_S"]
+    columns = random_words(size, 2) & torch.tensor([-1, (1 << 36) - 1])
+    out = torch.zeros(size, terms, dtype=torch.float64)
+    run_program(
+        *(parity_gram._parity_gram_kernel, (block, block), Far(columns.view(torch.int32), s * 4)),
+        *(Far(out, s * terms), terms, 4, samples),
+        **tactic,
+    )
+    assert s * terms >= 2**31
+    assert torch.equal(out[:, s : s + size], reference.parity_gram(columns, samples))
