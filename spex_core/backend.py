@@ -29,7 +29,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_gram": ("reference", "cpu", "triton"),
     "bch_decode": ("reference", "cpu"),
     "peel": ("reference", "cpu"),
-    "boost": ("reference", "cpu"),
+    "boost": ("reference", "cpu", "triton"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),

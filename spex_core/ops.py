@@ -429,6 +429,10 @@ def boost(
             from . import native
 
             found = native.boost_cpu(masks, values, n, bags, watch, settings, stages, seed)
+        case "triton":
+            from .triton_kernels.boost import boost as impl
+
+            found = impl(masks, values, n, bags, watch, settings, stages, seed)
         case _:
             found = reference_boost.boost(masks, values, n, bags, watch, settings, stages, seed)
     return Boosted(*found)

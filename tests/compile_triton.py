@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import triton
-from spex_core.triton_kernels import fwht
+from spex_core.triton_kernels import affine_masks, fwht, histogram, parity_bits, uniform_masks
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -33,11 +33,20 @@ def shipped(module: str, tactics: str = "TACTICS") -> dict[str, int]:
 # for each variant that a launcher uses. A kernel that is missing here fails
 # test_every_kernel_is_compiled.
 KERNELS = [
-    (
-        *("uniform_masks", "_uniform_masks_kernel", (P, N, N, N, "u64", "u32", "i64")),
-        shipped("uniform_masks"),
+    *(
+        (
+            *("uniform_masks", "_uniform_masks_kernel", (P, N, N, N, "u64", "u32", "i64")),
+            uniform_masks.shape(words, **shipped("uniform_masks")),
+        )
+        for words in (1, 16)
     ),
-    ("affine_masks", "_affine_masks_kernel", (P, P, P, N, N, N), shipped("affine_masks")),
+    *(
+        (
+            *("affine_masks", "_affine_masks_kernel", (P, P, P, N, N, N)),
+            affine_masks.shape(words, **shipped("affine_masks")),
+        )
+        for words in (1, 16)
+    ),
     *(
         ("fwht", "_fwht_rows_kernel", (x, y, N), fwht.shape(max(b, 12), b, 4))
         for b, x, y in (
@@ -56,9 +65,12 @@ KERNELS = [
             (10, "*fp32", "*bf16"),
         )
     ),
-    (
-        *("parity_bits", "_bit_columns_kernel", (P, P, N, N, N)),
-        shipped("parity_bits", "COLUMNS_TACTICS"),
+    *(
+        (
+            *("parity_bits", "_bit_columns_kernel", (P, P, N, N, N)),
+            parity_bits.columns_shape(words, **shipped("parity_bits", "COLUMNS_TACTICS")),
+        )
+        for words in (1, 16)
     ),
     ("parity_bits", "_parity_bits_kernel", (P, P, P, N, N, N), shipped("parity_bits")),
     (
@@ -74,6 +86,18 @@ KERNELS = [
         shipped("parity_adjoint", "SUM_TACTICS"),
     ),
     ("parity_gram", "_parity_gram_kernel", ("*i32", "*fp64", N, N, N), shipped("parity_gram")),
+    (
+        *("histogram", "_walk_kernel", (P, "*i32", "*i32", N, N, N)),
+        shipped("histogram", "WALK_TACTICS"),
+    ),
+    (
+        *("histogram", "_histogram_kernel", ("*i32", "*i8", "*i32", "*i32", *[N] * 5)),
+        {"SLOTS": histogram.SLOTS, **shipped("histogram")},
+    ),
+    (
+        *("histogram", "_best_split_kernel", ("*i32", P, "*i8", "*fp64", N, N, "fp64")),
+        {"BLOCK_F": 256, "num_warps": 4, "enable_fp_fusion": False},
+    ),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (

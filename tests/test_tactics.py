@@ -58,7 +58,13 @@ def parity_gram() -> Tensor:
     return ops.parity_gram(words(70, 9), 9 * 64, backend="triton")
 
 
-PROBLEMS = [uniform_masks, affine_masks, fwht]
+def histogram() -> Tensor:
+    values = torch.randn(300, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    call = {"trees": 1, "backend": "triton"}
+    return ops.boost(words(300, 1), values.to(DEVICE), 64, **call).staged
+
+
+PROBLEMS = [uniform_masks, affine_masks, fwht, histogram]
 PROBLEMS += [parity_bits, parity_predict, parity_adjoint, parity_gram]
 
 

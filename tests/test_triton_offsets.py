@@ -56,7 +56,7 @@ def random_words(*shape: int) -> Tensor:
 
 
 def test_uniform_masks() -> None:
-    words, tactic = 2, uniform_masks.TACTICS[0]
+    words, tactic = 2, uniform_masks.shape(2, **uniform_masks.TACTICS[0])
     block = 2**31 // words // tactic["BLOCK_R"] + 3  # the first row is past 2**31 elements
     row = block * tactic["BLOCK_R"]
     out = torch.zeros(tactic["BLOCK_R"], words, dtype=torch.int64)
@@ -72,7 +72,7 @@ def test_uniform_masks() -> None:
 
 
 def test_affine_masks() -> None:
-    b, words, tactic = 24, 3, affine_masks.TACTICS[0]
+    b, words, tactic = 24, 3, affine_masks.shape(3, **affine_masks.TACTICS[0])
     size = 1 << tactic["LOG_LOW"] + tactic["LOG_HIGH"]
     p, block = 50, 77
     columns, offsets = random_words(b, words), random_words(51, words)
@@ -129,7 +129,7 @@ def wide(rows: int) -> Tensor:
 
 def test_bit_columns() -> None:
     """The last 64 masks of 2**26 with 64 words: the last word of each, its bits 64 rows of out."""
-    tactic, words = parity_bits.COLUMNS_TACTICS[1], 64
+    tactic, words = {"BLOCK_W": 1, "BLOCK_G": 16}, 64
     first = (STRIDE // tactic["BLOCK_G"] - 1) * tactic["BLOCK_G"]
     samples = 64 * (first + 1)  # the other groups of the block are missing
     masks, out = random_words(64, words), wide(64)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .tactics import launch
 
-TACTICS = [
-    {"LOG_LOW": 4, "LOG_HIGH": 4, "BLOCK_W": 4, "num_warps": 4},
-    {"LOG_LOW": 5, "LOG_HIGH": 5, "BLOCK_W": 1, "num_warps": 4},
-    {"LOG_LOW": 3, "LOG_HIGH": 3, "BLOCK_W": 16, "num_warps": 4},
+TACTICS = [  # 2**LOG_TILE words a program
+    {"LOG_TILE": 10, "num_warps": 4},
+    {"LOG_TILE": 11, "num_warps": 4},
+    {"LOG_TILE": 12, "num_warps": 8},
 ]
 
 
@@ -64,10 +64,18 @@ def affine_masks(columns: Tensor, offsets: Tensor) -> Tensor:
     out = torch.empty(shifts, 1 << b, words, dtype=torch.int64, device=columns.device)
 
     def run(tactic: dict) -> None:
-        blocks = triton.cdiv(1 << b, 1 << tactic["LOG_LOW"] + tactic["LOG_HIGH"])
-        grid = shifts * blocks, triton.cdiv(words, tactic["BLOCK_W"])
-        _affine_masks_kernel[grid](columns, offsets, out, blocks, b, words, **tactic)
+        how = shape(words, **tactic)
+        blocks = triton.cdiv(1 << b, 1 << how["LOG_LOW"] + how["LOG_HIGH"])
+        grid = shifts * blocks, triton.cdiv(words, how["BLOCK_W"])
+        _affine_masks_kernel[grid](columns, offsets, out, blocks, b, words, **how)
 
     if out.numel():
         launch("affine_masks", TACTICS, (b, words), run, out)
     return out
+
+
+def shape(words: int, LOG_TILE: int, num_warps: int) -> dict[str, int]:
+    block = min(triton.next_power_of_2(words), 16)
+    points = LOG_TILE - block.bit_length() + 1
+    logs = {"LOG_LOW": points - points // 2, "LOG_HIGH": points // 2}
+    return {**logs, "BLOCK_W": block, "num_warps": num_warps}

@@ -17,10 +17,10 @@ from .tactics import launch
 
 SPAN = 1 << 16  # parity_blocks cuts masks at multiples of it
 BLOCK_BYTES = 1 << 28  # of the parities of a block, at most, unless a span has more
-COLUMNS_TACTICS = [
-    {"BLOCK_W": 4, "BLOCK_G": 16, "num_warps": 8},
-    {"BLOCK_W": 1, "BLOCK_G": 16, "num_warps": 4},
-    {"BLOCK_W": 4, "BLOCK_G": 8, "num_warps": 4},
+COLUMNS_TACTICS = [  # TILE squares a program
+    {"TILE": 64, "num_warps": 8},
+    {"TILE": 32, "num_warps": 4},
+    {"TILE": 16, "num_warps": 4},
 ]
 TACTICS = [
     {"BLOCK_S": 32, "BLOCK_G": 32, "num_warps": 4},
@@ -112,12 +112,18 @@ def bit_columns(masks: Tensor) -> Tensor:
     out = torch.empty(64 * words, groups, dtype=torch.int64, device=masks.device)
 
     def run(tactic: dict) -> None:
-        grid = triton.cdiv(groups, tactic["BLOCK_G"]), triton.cdiv(words, tactic["BLOCK_W"])
-        _bit_columns_kernel[grid](masks, out, samples, words, groups, **tactic)
+        how = columns_shape(words, **tactic)
+        grid = triton.cdiv(groups, how["BLOCK_G"]), triton.cdiv(words, how["BLOCK_W"])
+        _bit_columns_kernel[grid](masks, out, samples, words, groups, **how)
 
     if out.numel():
         launch("bit_columns", COLUMNS_TACTICS, (samples, words), run, masks)
     return out
+
+
+def columns_shape(words: int, TILE: int, num_warps: int) -> dict[str, int]:
+    block = min(triton.next_power_of_2(words), 4)
+    return {"BLOCK_W": block, "BLOCK_G": TILE // block, "num_warps": num_warps}
 
 
 def parities(columns: Tensor, support: Tensor) -> Tensor:

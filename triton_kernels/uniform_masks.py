@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .tactics import launch
 
-TACTICS = [
-    {"BLOCK_R": 256, "BLOCK_P": 1, "num_warps": 4},
-    {"BLOCK_R": 128, "BLOCK_P": 4, "num_warps": 4},
-    {"BLOCK_R": 64, "BLOCK_P": 8, "num_warps": 8},
+TACTICS = [  # TILE calls of Philox a program
+    {"TILE": 256, "num_warps": 4},
+    {"TILE": 512, "num_warps": 4},
+    {"TILE": 1024, "num_warps": 8},
 ]
 
 
@@ -39,19 +39,18 @@ def _uniform_masks_kernel(
         none + pair[None, :].to(tl.uint32),
         *(none + low, none + high, none + tl.cast(stream, tl.uint32)),
     )  # four of (BLOCK_R, BLOCK_P)
-    store_word(out_ptr, c0, c1, r, 2 * pair, rows, n, words)
-    store_word(out_ptr, c2, c3, r, 2 * pair + 1, rows, n, words)
+    pairs = tl.join(joined(c0, c1), joined(c2, c3))  # (BLOCK_R, BLOCK_P, 2)
+    w = tl.program_id(1) * (2 * BLOCK_P) + tl.arange(0, 2 * BLOCK_P)  # (2 BLOCK_P,)
+    spare = tl.minimum(tl.maximum(64 * (w + 1) - n, 0), 63).to(tl.uint64)[None, :]
+    word = tl.reshape(pairs, (BLOCK_R, 2 * BLOCK_P)) << spare >> spare  # spare bits are zero
+    inside = (r < rows)[:, None] & (w < words)[None, :]
+    at = out_ptr + r[:, None] * words + w[None, :]
+    tl.store(at, word.to(tl.int64, bitcast=True), mask=inside)
 
 
 @triton.jit
-def store_word(out_ptr, low, high, r, w, rows, n, words):
-    """Word w of row r from its halves, without the bits beyond the n features."""
-    spare = tl.minimum(tl.maximum(64 * (w + 1) - n, 0), 63).to(tl.uint64)[None, :]
-    word = (low.to(tl.uint64) | (high.to(tl.uint64) << 32)) << spare >> spare
-    inside = (r < rows)[:, None] & (w < words)[None, :]
-    tl.store(
-        out_ptr + r[:, None] * words + w[None, :], word.to(tl.int64, bitcast=True), mask=inside
-    )
+def joined(low, high):
+    return low.to(tl.uint64) | (high.to(tl.uint64) << 32)
 
 
 def uniform_masks(
@@ -61,12 +60,15 @@ def uniform_masks(
     out = torch.empty(rows, words, dtype=torch.int64, device=device)
 
     def run(tactic: dict) -> None:
-        blocks = (
-            triton.cdiv(rows, tactic["BLOCK_R"]),
-            triton.cdiv(-(-words // 2), tactic["BLOCK_P"]),
-        )
-        _uniform_masks_kernel[blocks](out, rows, n, words, seed, stream, start, **tactic)
+        how = shape(words, **tactic)
+        grid = triton.cdiv(rows, how["BLOCK_R"]), triton.cdiv(words, 2 * how["BLOCK_P"])
+        _uniform_masks_kernel[grid](out, rows, n, words, seed, stream, start, **how)
 
     if rows:
         launch("uniform_masks", TACTICS, (rows, words), run, out)
     return out
+
+
+def shape(words: int, TILE: int, num_warps: int) -> dict[str, int]:
+    pairs = min(triton.next_power_of_2(triton.cdiv(words, 2)), TILE)
+    return {"BLOCK_R": TILE // pairs, "BLOCK_P": pairs, "num_warps": num_warps}
