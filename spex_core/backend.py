@@ -27,7 +27,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_predict": ("reference", "cpu", "triton"),
     "parity_adjoint": ("reference", "cpu", "triton"),
     "parity_gram": ("reference", "cpu", "triton"),
-    "bch_decode": ("reference", "cpu"),
+    "bch_decode": ("reference", "cpu", "triton"),
     "peel": ("reference", "cpu"),
     "boost": ("reference", "cpu", "triton"),
     "tree_fourier": ("reference", "cpu"),

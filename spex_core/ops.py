@@ -246,7 +246,8 @@ def bch_decode(
              a tie.
     Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or
              -1 where nothing decodes.
-    Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations.
+    Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations; on triton also t (n + r)
+             for each that yields a set. A kernel of it takes some seconds to compile for each t.
     Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
     """
     _check_readings("bch_decode", readings, 2)
@@ -262,8 +263,13 @@ def bch_decode(
             from . import native
 
             return native.bch_decode_cpu(readings.double(), code, chase)
+        case "triton":
+            from .triton_kernels.bch_decode import bch_decode as impl
+
+            return impl(readings.double(), code, chase)
         case _:
-            return reference_decode.bch_decode(readings.double(), code, chase)
+            found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
+            return found[0].to(readings.device), found[1].to(readings.device)
 
 
 def peel(

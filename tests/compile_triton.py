@@ -15,7 +15,14 @@ import tempfile
 from pathlib import Path
 
 import triton
-from spex_core.triton_kernels import affine_masks, fwht, histogram, parity_bits, uniform_masks
+from spex_core.triton_kernels import (
+    affine_masks,
+    bch_decode,
+    fwht,
+    histogram,
+    parity_bits,
+    uniform_masks,
+)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -97,6 +104,26 @@ KERNELS = [
     (
         *("histogram", "_best_split_kernel", ("*i32", P, "*i8", "*fp64", N, N, "fp64")),
         {"BLOCK_F": 256, "num_warps": 4, "enable_fp_fusion": False},
+    ),
+    (
+        *("bch_decode", "_syndromes_kernel", ("*fp64", *["*i32"] * 3, N, N)),
+        {"T": 5, "BLOCK_R": 64, "BLOCK_T": 8},
+    ),
+    (
+        *("bch_decode", "_locators_kernel", (*["*i32"] * 6, N, N)),
+        {"FLIPS": 6, "T": 5, "BLOCK": bch_decode.LANES},
+    ),
+    (
+        *("bch_decode", "_roots_kernel", ("*i32", "*i32", P, *["*i32"] * 4, P, N, N, N)),
+        {"T": 5, "WORDS": 1, "BLOCK": bch_decode.POSITIONS},
+    ),
+    (
+        *("bch_decode", "_scores_kernel", ("*fp64", "*i32", P, "*fp64", N, N)),
+        {"FLIPS": 6, "WORDS": 1, "BLOCK": bch_decode.LANES},
+    ),
+    (
+        *("bch_decode", "_choose_kernel", ("*fp64", *["*i32"] * 4)),
+        {"FLIPS": 6, "T": 5, "BLOCK_T": 8, "BLOCK": 128},
     ),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
