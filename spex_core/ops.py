@@ -20,10 +20,16 @@ from .checks import check_device, check_packed, kind
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
+from .traced import custom_op
 
 MAX_LOG_WIDTH = 24
 
 
+@custom_op(
+    "(Tensor x, *, str backend='auto') -> Tensor",
+    fake=lambda x, backend="auto": x.new_empty(x.shape),
+    gradient=lambda x, grad, backend: (torch.ops.spex_core.fwht(grad, backend=backend),),
+)
 def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Walsh-Hadamard transform of the last axis, unnormalised: y[k] = sum_j (-1)**<k, j> x[j].
 
@@ -58,6 +64,12 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
             return reference.fwht(x.float() if narrow else x).to(x.dtype)
 
 
+@custom_op(
+    "(Tensor columns, Tensor offsets, *, str backend='auto') -> Tensor",
+    fake=lambda columns, offsets, backend="auto": columns.new_empty(
+        offsets.shape[0], 2 ** columns.shape[0], columns.shape[1]
+    ),
+)
 def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto") -> Tensor:
     """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of
     l).
@@ -125,6 +137,12 @@ def uniform_masks(
             return found.to(device)
 
 
+@custom_op(
+    "(Tensor masks, Tensor support, *, str backend='auto') -> Tensor",
+    fake=lambda masks, support, backend="auto": masks.new_empty(
+        support.shape[0], (masks.shape[0] + 63) // 64
+    ),
+)
 def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Bit matrix product over GF(2): bit i of out[s] is <masks[i], support[s]> mod 2.
 
@@ -148,6 +166,16 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
             return reference.parity_bits(masks, support)
 
 
+@custom_op(
+    "(Tensor masks, Tensor support, Tensor coefs, *, str backend='auto') -> Tensor",
+    fake=lambda masks, support, coefs, backend="auto": masks.new_empty(
+        masks.shape[0], dtype=torch.float64
+    ),
+    gradient=lambda masks, support, coefs, grad, backend: (
+        *(None, None),
+        torch.ops.spex_core.parity_adjoint(masks, support, grad, backend=backend).to(coefs.dtype),
+    ),
+)
 def parity_predict(
     masks: Tensor, support: Tensor, coefs: Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
@@ -175,6 +203,16 @@ def parity_predict(
             return reference.parity_predict(masks, support, coefs.double())
 
 
+@custom_op(
+    "(Tensor masks, Tensor support, Tensor values, *, str backend='auto') -> Tensor",
+    fake=lambda masks, support, values, backend="auto": masks.new_empty(
+        support.shape[0], dtype=torch.float64
+    ),
+    gradient=lambda masks, support, values, grad, backend: (
+        *(None, None),
+        torch.ops.spex_core.parity_predict(masks, support, grad, backend=backend).to(values.dtype),
+    ),
+)
 def parity_adjoint(
     masks: Tensor, support: Tensor, values: Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
@@ -201,6 +239,12 @@ def parity_adjoint(
             return reference.parity_adjoint(masks, support, values.double())
 
 
+@custom_op(
+    "(Tensor columns, SymInt samples, *, str backend='auto') -> Tensor",
+    fake=lambda columns, samples, backend="auto": columns.new_empty(
+        columns.shape[0], columns.shape[0], dtype=torch.float64
+    ),
+)
 def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> Tensor:
     """Inner products of +-1 columns packed along samples: G[s, u] = T - 2 popcount(z_s XOR z_u).
 
@@ -324,9 +368,9 @@ def peel(
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
-            return reference_decode.peel(
-                bins.double(), code, delay_columns, hashes, degree, floor, chase
-            )
+            tables = code, delay_columns.cpu(), hashes.cpu()
+            found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)
+            return found[0].to(bins.device), found[1].to(bins.device)
 
 
 class Boosted(NamedTuple):
@@ -440,7 +484,9 @@ def boost(
 
             found = impl(masks, values, n, bags, watch, settings, stages, seed)
         case _:
-            found = reference_boost.boost(masks, values, n, bags, watch, settings, stages, seed)
+            given = masks.cpu(), values.cpu(), n, bags.cpu(), watch.cpu()
+            found = reference_boost.boost(*given, settings, stages, seed)
+            found = [x.to(masks.device) for x in found]
     return Boosted(*found)
 
 

@@ -18,6 +18,7 @@ ORDER = [
         "checks",
         "codes",
         "forest",
+        "traced",
         "reference",
         "reference_decode",
         "reference_boost",
