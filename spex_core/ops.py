@@ -451,12 +451,14 @@ def boost(
         "boost: values must have shape ({0},) or (J, {0}), got {1}",
         *(samples, tuple(values.shape)),
     )
+    check_device("boost", "values", values, "masks", masks)
     check(bool(torch.isfinite(values).all()), "boost: values must be finite")
     values = torch.atleast_2d(values.double())
     if bags is None:
         bags = masks.new_full((1, -(-samples // 64)), -1)
         bags[:, -1] = _low_bits(samples)
     check_packed("boost", bags=bags)
+    check_device("boost", "bags", bags, "masks", masks)
     _check_bits("boost", samples, bags=bags)
     check(bool((bags != 0).any(1).all()), "boost: bags must have a sample in each row")
     counts = {"trees": trees, "depth": depth, "leaves": leaves, "min_leaf": min_leaf}

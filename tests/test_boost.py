@@ -477,6 +477,16 @@ def test_inputs_are_unchanged_and_may_be_strided(boost):
         ({"stages": [3, 3]}, ValueError, r"boost: stages must be ascending, got \[3, 3\]"),
         ({"stages": [-1]}, ValueError, "boost: stages must be an integer >= 0"),
         ({"seed": 2**64}, ValueError, "boost: seed must be an integer >= 0"),
+        (
+            {"values": torch.ones(9, device="meta")},
+            ValueError,
+            "values must be on the device of masks",
+        ),
+        (
+            {"bags": torch.ones(1, 1, device="meta").long()},
+            ValueError,
+            "bags must be on the device",
+        ),
         ({"backend": "cuda"}, BackendUnavailable, "boost: backend 'cuda' is not available"),
     ],
 )

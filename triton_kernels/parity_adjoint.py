@@ -32,10 +32,10 @@ def _parity_adjoint_kernel(
     LANES: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """One program a span of masks and a block of terms; bits int32 (terms, halves), 32 masks in
+    """One program a block of terms and a span of masks; bits int32 (terms, halves), 32 masks in
     each; out (spans, terms)."""
-    span = tl.program_id(0).to(tl.int64)
-    s = tl.program_id(1).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)  # (BLOCK_S,)
+    span = tl.program_id(1).to(tl.int64)
+    s = tl.program_id(0).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)  # (BLOCK_S,)
     lane = tl.arange(0, LANES)
     place = lane % 32
     total = tl.zeros((BLOCK_S, LANES), tl.float64)
@@ -70,7 +70,7 @@ def parity_adjoint(masks: Tensor, support: Tensor, values: Tensor) -> Tensor:
     for start, count, bits in parity_blocks(masks, support):
 
         def run(tactic: dict, start=start, count=count, bits=bits) -> None:
-            grid = triton.cdiv(count, SPAN), triton.cdiv(terms, tactic["BLOCK_S"])
+            grid = triton.cdiv(terms, tactic["BLOCK_S"]), triton.cdiv(count, SPAN)
             _parity_adjoint_kernel[grid](
                 *(bits, values[start:], parts[start // SPAN :], terms, count, bits.shape[1]),
                 **{"SPAN": SPAN, "LANES": LANES, **tactic},
