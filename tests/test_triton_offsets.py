@@ -19,6 +19,7 @@ if why_not("triton") is not None or not interpreted():
 from spex_core.triton_kernels import (
     affine_masks,
     fwht,
+    histogram,
     parity_bits,
     parity_gram,
     uniform_masks,
@@ -177,3 +178,27 @@ def test_parity_gram() -> None:
     )
     assert s * terms >= 2**31
     assert torch.equal(out[:, s : s + size], reference.parity_gram(columns, samples))
+
+
+def test_histogram() -> None:
+    """The last 64 of 2**20 features, whose bits are 2**12 words of 32 samples apart."""
+    tactic, features, halves, samples = histogram.TACTICS[0], 2**20, 2**12, 100
+    size = tactic["BLOCK_F"]
+    first = features - size
+    bits = random_words(size, halves // 2).view(torch.int32)
+    weights = torch.randint(-64, 64, (3, samples), generator=torch.Generator().manual_seed(2))
+    out = torch.from_numpy(np.zeros((3, 2, features), np.int32))
+    run_program(
+        *(histogram._histogram_kernel, (first // size, 0, 0), Far(bits, first * halves)),
+        *(weights.to(torch.int8), torch.arange(samples, dtype=torch.int32) % 3, out),
+        *(samples, halves, features, 3, samples),
+        **{"SLOTS": histogram.SLOTS, **tactic},
+    )
+    assert first * halves > 2**31
+    dense = bits[:, : samples // 32 + 1, None] >> torch.arange(32) & 1
+    dense = dense.flatten(1)[:, :samples].long()
+    for slot in range(3):
+        one, low, high = weights * (torch.arange(samples) % 3 == slot)
+        assert torch.equal(out[slot, 0, first:].long(), dense @ one)
+        assert torch.equal(out[slot, 1, first:].long(), dense @ (low + 128 * high))
+    assert not out[..., :first:4096].any()
