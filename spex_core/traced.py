@@ -39,10 +39,9 @@ def custom_op(
 
         @functools.wraps(function)
         def call(*args: object, **options: object) -> Tensor:
-            wanted = gradient is not None and torch.is_grad_enabled()
-            if torch.compiler.is_compiling() or (
-                wanted and any(isinstance(x, Tensor) and x.requires_grad for x in args)
-            ):
+            given = (*args, *options.values()) if gradient and torch.is_grad_enabled() else ()
+            wanted = any(isinstance(x, Tensor) and x.requires_grad for x in given)
+            if wanted or torch.compiler.is_compiling():
                 return op(*args, **options)
             return function(*args, **options)
 

@@ -111,6 +111,7 @@ def test_no_gradient_is_recorded_where_none_is_wanted() -> None:
         assert ops.fwht(x).grad_fn is None
     assert ops.fwht(x.detach()).grad_fn is None
     assert ops.fwht(x).grad_fn is not None
+    assert ops.fwht(x=x).grad_fn is not None
 
 
 def test_arguments_are_checked_on_the_way_too() -> None:
