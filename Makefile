@@ -8,10 +8,10 @@ DEMO_OPTIONS ?=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test coverage bench lint format sanitize clean
+.PHONY: help demo test coverage bench bench-gpu lint format sanitize clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
 
 demo: .venv/installed ## explain words of a passage, attention heads and training rows; write demo.md
 	HF_HUB_OFFLINE=1 $(BIN)/spex demo --out demo.md $(DEMO_OPTIONS)
@@ -27,6 +27,9 @@ bench: .venv/installed .venv-peers/installed build/bench/parity_block ## measure
 	for script in bench/bench_*.py; do \
 	  SPEX_PEERS_PYTHON=$(CURDIR)/.venv-peers/bin/python $(BIN)/python $$script || exit 1; \
 	done
+
+bench-gpu: .venv/installed ## measure the kernels on a CUDA device, if there is one, into bench/results/gpu.json
+	$(BIN)/python bench/bench_gpu.py
 
 lint: .venv/lint ## check style, formatting and spelling
 	git ls-files --cached --others --exclude-standard -z | xargs -0 $(BIN)/pre-commit run --files

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from typing import Literal
 
 import torch
@@ -19,16 +20,16 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 # op -> the backends that implement it. ops.py and ops_inference.py hold one `match` per op with the
 # same names.
 OPS: dict[str, tuple[str, ...]] = {
-    "fwht": ("reference", "cpu"),
-    "affine_masks": ("reference", "cpu"),
-    "uniform_masks": ("reference", "cpu"),
-    "parity_bits": ("reference", "cpu"),
-    "parity_predict": ("reference", "cpu"),
-    "parity_adjoint": ("reference", "cpu"),
-    "parity_gram": ("reference", "cpu"),
-    "bch_decode": ("reference", "cpu"),
+    "fwht": ("reference", "cpu", "triton"),
+    "affine_masks": ("reference", "cpu", "triton"),
+    "uniform_masks": ("reference", "cpu", "triton"),
+    "parity_bits": ("reference", "cpu", "triton"),
+    "parity_predict": ("reference", "cpu", "triton"),
+    "parity_adjoint": ("reference", "cpu", "triton"),
+    "parity_gram": ("reference", "cpu", "triton"),
+    "bch_decode": ("reference", "cpu", "triton"),
     "peel": ("reference", "cpu"),
-    "boost": ("reference", "cpu"),
+    "boost": ("reference", "cpu", "triton"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),
@@ -74,6 +75,12 @@ def interpreted() -> bool:
     import triton
 
     return not isinstance(triton.language.sum, triton.runtime.JITFunction)
+
+
+def tuning() -> bool:
+    """Whether Triton kernels try all their tactics once for each size and keep the fastest: where
+    the environment variable SPEX_TUNE is 1."""
+    return os.environ.get("SPEX_TUNE") == "1"
 
 
 def pick(op: str, backend: str, device: torch.device) -> str:

@@ -16,14 +16,20 @@ from torch import Tensor
 
 from . import reference, reference_boost, reference_decode
 from .backend import Backend, pick
-from .checks import check_packed, kind
+from .checks import check_device, check_packed, kind
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
+from .traced import custom_op
 
 MAX_LOG_WIDTH = 24
 
 
+@custom_op(
+    "(Tensor x, *, str backend='auto') -> Tensor",
+    fake=lambda x, backend="auto": x.new_empty(x.shape),
+    gradient=lambda x, grad, backend: (torch.ops.spex_core.fwht(grad, backend=backend),),
+)
 def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Walsh-Hadamard transform of the last axis, unnormalised: y[k] = sum_j (-1)**<k, j> x[j].
 
@@ -32,7 +38,8 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     Raises:   TypeError, ValueError if x is not as above; BackendUnavailable.
     Accuracy: exact while every partial sum is an integer below 2**24 (float32) or 2**53 (float64);
               else relative l2 error <= 0.25 eps b for b >= 4.
-    Cost:     B b additions a row; one read and one write of x while a row fits in cache.
+    Cost:     B b additions a row; one read and one write of x while a row fits in cache, on triton
+              to b = 14 and two of each above.
     Example:  fwht(torch.tensor([1., 0., 0., 0.]))  # tensor([1., 1., 1., 1.])
     """
     if not (isinstance(x, Tensor) and x.is_floating_point()):
@@ -48,11 +55,21 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
             from . import native
 
             return native.fwht_cpu(x)
+        case "triton":
+            from .triton_kernels.fwht import fwht as impl
+
+            return impl(x)
         case _:
             narrow = x.dtype in (torch.float16, torch.bfloat16)
             return reference.fwht(x.float() if narrow else x).to(x.dtype)
 
 
+@custom_op(
+    "(Tensor columns, Tensor offsets, *, str backend='auto') -> Tensor",
+    fake=lambda columns, offsets, backend="auto": columns.new_empty(
+        offsets.shape[0], 2 ** columns.shape[0], columns.shape[1]
+    ),
+)
 def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto") -> Tensor:
     """All points of affine subspaces: out[p, l] = offsets[p] XOR (XOR of columns[i] over bits i of
     l).
@@ -74,6 +91,10 @@ def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto")
             from . import native
 
             return native.affine_masks_cpu(columns, offsets)
+        case "triton":
+            from .triton_kernels.affine_masks import affine_masks as impl
+
+            return impl(columns, offsets)
         case _:
             return reference.affine_masks(columns, offsets)
 
@@ -85,12 +106,14 @@ def uniform_masks(
     seed: int,
     stream: int = 0,
     start: int = 0,
+    device: torch.device | str = "cpu",
     backend: Backend = "auto",
 ) -> Tensor:
     """Rows [start, start + rows) of the endless table of uniform masks that (seed, stream) names.
 
     Args:     rows >= 0; n >= 1 features; seed in [0, 2**64); stream in [0, 2**32): independent
-              tables of one seed; start >= 0: any range is made without the rows before it.
+              tables of one seed; start >= 0: any range is made without the rows before it. device:
+              where they are made.
     Returns:  packed int64 (rows, W). Same bits on every backend and machine.
     Source:   Philox4x32-10, Salmon et al. 2011; counter (word pair, row low, row high, stream).
     """
@@ -99,22 +122,35 @@ def uniform_masks(
     seed = check_int("uniform_masks: seed", seed, 0, 2**64 - 1)
     stream = check_int("uniform_masks: stream", stream, 0, 2**32 - 1)
     start = check_int("uniform_masks: start", start, 0, 2**62)
-    match pick("uniform_masks", backend, torch.device("cpu")):
+    device = torch.device(device)
+    match pick("uniform_masks", backend, device):
         case "cpu":
             from . import native
 
             return native.uniform_masks_cpu(rows, n, seed=seed, stream=stream, start=start)
+        case "triton":
+            from .triton_kernels.uniform_masks import uniform_masks as impl
+
+            return impl(rows, n, seed, stream, start, device)
         case _:
-            return reference.uniform_masks(rows, n, seed=seed, stream=stream, start=start)
+            found = reference.uniform_masks(rows, n, seed=seed, stream=stream, start=start)
+            return found.to(device)
 
 
+@custom_op(
+    "(Tensor masks, Tensor support, *, str backend='auto') -> Tensor",
+    fake=lambda masks, support, backend="auto": masks.new_empty(
+        support.shape[0], (masks.shape[0] + 63) // 64
+    ),
+)
 def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Bit matrix product over GF(2): bit i of out[s] is <masks[i], support[s]> mod 2.
 
     Args:     masks: packed int64 (T, W). support: packed (S, W).
     Returns:  packed int64 (S, ceil(T / 64)), packed along the samples; spare bits are zero.
-    Cost:     T S n bit products; on cpu T |k| for a support of at most 8 features a word.
-              Memory beyond the result: 64 bytes a term for each thread, and a copy of the supports.
+    Cost:     T S n bit products; T |k| on cpu for a support of at most 8 features a word, and on
+              triton. Memory beyond the result: on cpu 64 bytes a term for each thread and a copy of
+              the supports, on triton a copy of the masks.
     """
     check_packed("parity_bits", masks=masks, support=support)
     match pick("parity_bits", backend, masks.device):
@@ -122,10 +158,24 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
             from . import native
 
             return native.parity_bits_cpu(masks, support)
+        case "triton":
+            from .triton_kernels.parity_bits import parity_bits as impl
+
+            return impl(masks, support)
         case _:
             return reference.parity_bits(masks, support)
 
 
+@custom_op(
+    "(Tensor masks, Tensor support, Tensor coefs, *, str backend='auto') -> Tensor",
+    fake=lambda masks, support, coefs, backend="auto": masks.new_empty(
+        masks.shape[0], dtype=torch.float64
+    ),
+    gradient=lambda masks, support, coefs, grad, backend: (
+        *(None, None),
+        torch.ops.spex_core.parity_adjoint(masks, support, grad, backend=backend).to(coefs.dtype),
+    ),
+)
 def parity_predict(
     masks: Tensor, support: Tensor, coefs: Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
@@ -133,20 +183,36 @@ def parity_predict(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). coefs: (S,), taken as float64.
     Returns:  float64 (T,). No (T, S) matrix is built.
-    Accuracy: float64 sums; on cpu in the order of s, the same bits for any number of threads.
-    Cost:     parity_bits, and T S additions.
+    Accuracy: float64 sums; on cpu and triton in the order of s, the same bits for any number of
+              threads.
+    Cost:     parity_bits, and T S additions; on triton in blocks of masks whose parities fill
+              256 MB at most, or 8 KB a term.
     """
     check_packed("parity_predict", masks=masks, support=support)
-    _check_vector("parity_predict", "coefs", coefs, len(support))
+    _check_vector("parity_predict", "coefs", coefs, len(support), masks)
     match pick("parity_predict", backend, masks.device):
         case "cpu":
             from . import native
 
             return native.parity_predict_cpu(masks, support, coefs.double())
+        case "triton":
+            from .triton_kernels.parity_predict import parity_predict as impl
+
+            return impl(masks, support, coefs.double())
         case _:
             return reference.parity_predict(masks, support, coefs.double())
 
 
+@custom_op(
+    "(Tensor masks, Tensor support, Tensor values, *, str backend='auto') -> Tensor",
+    fake=lambda masks, support, values, backend="auto": masks.new_empty(
+        support.shape[0], dtype=torch.float64
+    ),
+    gradient=lambda masks, support, values, grad, backend: (
+        *(None, None),
+        torch.ops.spex_core.parity_predict(masks, support, grad, backend=backend).to(values.dtype),
+    ),
+)
 def parity_adjoint(
     masks: Tensor, support: Tensor, values: Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
@@ -154,20 +220,31 @@ def parity_adjoint(
 
     Args:     masks: packed int64 (T, W). support: packed (S, W). values: (T,), taken as float64.
     Returns:  float64 (S,). No (T, S) matrix is built.
-    Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads.
-    Cost:     parity_bits, and T S additions.
+    Accuracy: float64 sums; on cpu in fixed blocks of t, the same bits for any number of threads, on
+              triton in other blocks.
+    Cost:     as parity_predict.
     """
     check_packed("parity_adjoint", masks=masks, support=support)
-    _check_vector("parity_adjoint", "values", values, len(masks))
+    _check_vector("parity_adjoint", "values", values, len(masks), masks)
     match pick("parity_adjoint", backend, masks.device):
         case "cpu":
             from . import native
 
             return native.parity_adjoint_cpu(masks, support, values.double())
+        case "triton":
+            from .triton_kernels.parity_adjoint import parity_adjoint as impl
+
+            return impl(masks, support, values.double())
         case _:
             return reference.parity_adjoint(masks, support, values.double())
 
 
+@custom_op(
+    "(Tensor columns, SymInt samples, *, str backend='auto') -> Tensor",
+    fake=lambda columns, samples, backend="auto": columns.new_empty(
+        columns.shape[0], columns.shape[0], dtype=torch.float64
+    ),
+)
 def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> Tensor:
     """Inner products of +-1 columns packed along samples: G[s, u] = T - 2 popcount(z_s XOR z_u).
 
@@ -190,6 +267,10 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             from . import native
 
             return native.parity_gram_cpu(columns, samples)
+        case "triton":
+            from .triton_kernels.parity_gram import parity_gram as impl
+
+            return impl(columns, samples)
         case _:
             return reference.parity_gram(columns, samples)
 
@@ -209,7 +290,8 @@ def bch_decode(
              a tie.
     Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or
              -1 where nothing decodes.
-    Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations.
+    Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations; on triton also t (n + r)
+             for each that yields a set. A kernel of it takes some seconds to compile for each t.
     Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
     """
     _check_readings("bch_decode", readings, 2)
@@ -225,8 +307,13 @@ def bch_decode(
             from . import native
 
             return native.bch_decode_cpu(readings.double(), code, chase)
+        case "triton":
+            from .triton_kernels.bch_decode import bch_decode as impl
+
+            return impl(readings.double(), code, chase)
         case _:
-            return reference_decode.bch_decode(readings.double(), code, chase)
+            found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
+            return found[0].to(readings.device), found[1].to(readings.device)
 
 
 def peel(
@@ -281,9 +368,9 @@ def peel(
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
-            return reference_decode.peel(
-                bins.double(), code, delay_columns, hashes, degree, floor, chase
-            )
+            tables = code, delay_columns.cpu(), hashes.cpu()
+            found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)
+            return found[0].to(bins.device), found[1].to(bins.device)
 
 
 class Boosted(NamedTuple):
@@ -364,12 +451,14 @@ def boost(
         "boost: values must have shape ({0},) or (J, {0}), got {1}",
         *(samples, tuple(values.shape)),
     )
+    check_device("boost", "values", values, "masks", masks)
     check(bool(torch.isfinite(values).all()), "boost: values must be finite")
     values = torch.atleast_2d(values.double())
     if bags is None:
         bags = masks.new_full((1, -(-samples // 64)), -1)
         bags[:, -1] = _low_bits(samples)
     check_packed("boost", bags=bags)
+    check_device("boost", "bags", bags, "masks", masks)
     _check_bits("boost", samples, bags=bags)
     check(bool((bags != 0).any(1).all()), "boost: bags must have a sample in each row")
     counts = {"trees": trees, "depth": depth, "leaves": leaves, "min_leaf": min_leaf}
@@ -392,8 +481,14 @@ def boost(
             from . import native
 
             found = native.boost_cpu(masks, values, n, bags, watch, settings, stages, seed)
+        case "triton":
+            from .triton_kernels.boost import boost as impl
+
+            found = impl(masks, values, n, bags, watch, settings, stages, seed)
         case _:
-            found = reference_boost.boost(masks, values, n, bags, watch, settings, stages, seed)
+            given = masks.cpu(), values.cpu(), n, bags.cpu(), watch.cpu()
+            found = reference_boost.boost(*given, settings, stages, seed)
+            found = [x.to(masks.device) for x in found]
     return Boosted(*found)
 
 
@@ -501,7 +596,7 @@ def _low_bits(bits: int) -> int:
     return (1 << bits % 64) - 1 if bits % 64 else -1
 
 
-def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:
+def _check_vector(op: str, name: str, x: Tensor, length: int, masks: Tensor) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {kind(x)}")
     check(
@@ -509,3 +604,4 @@ def _check_vector(op: str, name: str, x: Tensor, length: int) -> None:
         "{}: {} must have shape ({},), got {}",
         *(op, name, length, tuple(x.shape)),
     )
+    check_device(op, name, x, "masks", masks)

@@ -64,7 +64,7 @@ def mul32(x: Tensor, y: int) -> tuple[Tensor, Tensor]:
 
 
 def parity(masks: Tensor, support: Tensor) -> Tensor:  # (T, W), (S, W) -> (T, S) of 0 and 1
-    word = torch.zeros(len(masks), len(support), dtype=torch.int64)
+    word = masks.new_zeros(len(masks), len(support))
     for w in range(masks.shape[1]):
         word ^= masks[:, w, None] & support[None, :, w]
     for shift in (32, 16, 8, 4, 2, 1):
@@ -75,7 +75,9 @@ def parity(masks: Tensor, support: Tensor) -> Tensor:  # (T, W), (S, W) -> (T, S
 def parity_bits(masks: Tensor, support: Tensor) -> Tensor:  # (T, W), (S, W) -> (S, ceil(T / 64))
     bits = parity(masks, support).T  # (S, T)
     bits = torch.nn.functional.pad(bits, (0, -len(masks) % 64)).unflatten(1, (-1, 64))
-    return (bits << torch.arange(64)).sum(-1)  # bit 63 wraps to the sign, as it should
+    return (bits << torch.arange(64, device=masks.device)).sum(
+        -1
+    )  # bit 63 wraps to the sign, as it should
 
 
 def parity_predict(masks: Tensor, support: Tensor, coefs: Tensor) -> Tensor:  # -> (T,)
@@ -87,7 +89,7 @@ def parity_adjoint(masks: Tensor, support: Tensor, values: Tensor) -> Tensor:  #
 
 
 def parity_gram(columns: Tensor, samples: int) -> Tensor:  # (S, ceil(T / 64)) -> (S, S)
-    bits = columns[..., None] >> torch.arange(64) & 1  # (S, words, 64)
+    bits = columns[..., None] >> torch.arange(64, device=columns.device) & 1  # (S, words, 64)
     sign = (1 - 2 * bits).flatten(1)[:, :samples].double()
     return sign @ sign.T
 

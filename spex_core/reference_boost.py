@@ -54,9 +54,19 @@ def boost(
     """The fields of ops.Boosted, from the arguments of ops.boost after its checks."""
     bits = bit_table(torch.cat([masks, watch]), n)  # (T + E, n)
     inside = bit_table(bags, len(masks))  # (J, T)
-    roots, group, nodes, bias, staged = [], [], [], [], []
+    forests, bias, staged = [], [], []
     for j, fit in enumerate(settings):
         forest, mean, stage = boost_one(bits, values[j].numpy(), inside[j], fit, stages, seed, j)
+        forests.append(forest)
+        bias.append(mean)
+        staged.append(np.stack(stage))
+    return (*joined(forests, bias), torch.from_numpy(np.stack(staged)))
+
+
+def joined(forests: list[Forest], bias: list[float]) -> tuple[Tensor, ...]:
+    """The fields of ops.Boosted but the last: nodes numbered through, a fit's before the next's."""
+    roots, group, nodes = [], [], []
+    for j, forest in enumerate(forests):
         first = len(nodes)
         roots += [first + root for root in forest.roots]
         group += [j] * len(forest.roots)
@@ -64,12 +74,10 @@ def boost(
             (f, a + first if a >= 0 else a, p + first if p >= 0 else p, value)
             for f, a, p, value in forest.nodes
         ]
-        bias.append(mean)
-        staged.append(np.stack(stage))
     integers = [torch.tensor(x, dtype=torch.int32) for x in (roots, group)]
     integers += [torch.tensor([node[i] for node in nodes], dtype=torch.int32) for i in range(3)]
     doubles = [torch.tensor(x, dtype=torch.float64) for x in ([node[3] for node in nodes], bias)]
-    return (*integers, *doubles, torch.from_numpy(np.stack(staged)))
+    return (*integers, *doubles)
 
 
 def bit_table(packed: Tensor, n: int) -> np.ndarray:  # (rows, W) -> bool (rows, n)

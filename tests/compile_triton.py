@@ -15,15 +15,116 @@ import tempfile
 from pathlib import Path
 
 import triton
+from spex_core.triton_kernels import (
+    affine_masks,
+    bch_decode,
+    fwht,
+    histogram,
+    parity_bits,
+    uniform_masks,
+)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 P = "*i64"  # a pointer
 N = "i32"
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of a launch, among the constants
 
-# module, kernel, types of its arguments in order, its constants; one line for each variant that a
-# launcher uses. A kernel that is missing here fails test_every_kernel_is_compiled.
+
+def shipped(module: str, tactics: str = "TACTICS") -> dict[str, int]:
+    """The tactic that a launcher takes unless tuning is on."""
+    return getattr(importlib.import_module(f"spex_core.triton_kernels.{module}"), tactics)[0]
+
+
+# module, kernel, types of its arguments in order, its constants and how it is launched; one line
+# for each variant that a launcher uses. A kernel that is missing here fails
+# test_every_kernel_is_compiled.
 KERNELS = [
+    *(
+        (
+            *("uniform_masks", "_uniform_masks_kernel", (P, N, N, N, "u64", "u32", "i64")),
+            uniform_masks.shape(words, **shipped("uniform_masks")),
+        )
+        for words in (1, 16)
+    ),
+    *(
+        (
+            *("affine_masks", "_affine_masks_kernel", (P, P, P, N, N, N)),
+            affine_masks.shape(words, **shipped("affine_masks")),
+        )
+        for words in (1, 16)
+    ),
+    *(
+        ("fwht", "_fwht_rows_kernel", (x, y, N), fwht.shape(max(b, 12), b, 4))
+        for b, x, y in (
+            *((b, x, x) for b in (3, 14) for x in ("*fp32", "*fp64")),
+            *((3, "*bf16", "*bf16"), (14, "*fp16", "*fp32")),
+        )
+    ),
+    *(
+        (
+            *("fwht", "_fwht_columns_kernel", (x, y)),
+            {"LOG_STRIDE": 14, **fwht.shape(max(b + 4, 12), b, 4)},
+        )
+        for b, x, y in (
+            (1, "*fp32", "*fp32"),
+            (10, "*fp64", "*fp64"),
+            (10, "*fp32", "*bf16"),
+        )
+    ),
+    *(
+        (
+            *("parity_bits", "_bit_columns_kernel", (P, P, N, N, N)),
+            parity_bits.columns_shape(words, **shipped("parity_bits", "COLUMNS_TACTICS")),
+        )
+        for words in (1, 16)
+    ),
+    ("parity_bits", "_parity_bits_kernel", (P, P, P, N, N, N), shipped("parity_bits")),
+    (
+        *("parity_predict", "_parity_predict_kernel", ("*i32", "*fp64", "*fp64", N, N, N)),
+        shipped("parity_predict"),
+    ),
+    (
+        *("parity_adjoint", "_parity_adjoint_kernel", ("*i32", "*fp64", "*fp64", N, N, N)),
+        {"SPAN": 1 << 16, "LANES": 1024, **shipped("parity_adjoint")},
+    ),
+    (
+        *("parity_adjoint", "_sum_rows_kernel", ("*fp64", "*fp64", N, N)),
+        shipped("parity_adjoint", "SUM_TACTICS"),
+    ),
+    ("parity_gram", "_parity_gram_kernel", ("*i32", "*fp64", N, N, N), shipped("parity_gram")),
+    (
+        *("histogram", "_walk_kernel", (P, "*i32", "*i32", N, N, N)),
+        shipped("histogram", "WALK_TACTICS"),
+    ),
+    (
+        *("histogram", "_histogram_kernel", ("*i32", "*i8", "*i32", "*i32", *[N] * 5)),
+        {"SLOTS": histogram.SLOTS, **shipped("histogram")},
+    ),
+    (
+        *("histogram", "_best_split_kernel", ("*i32", P, "*i8", "*fp64", N, N, "fp64")),
+        {"BLOCK_F": 256, "num_warps": 4, "enable_fp_fusion": False},
+    ),
+    (
+        *("bch_decode", "_syndromes_kernel", ("*fp64", *["*i32"] * 3, N, N)),
+        {"T": 5, "BLOCK_R": 64, "BLOCK_T": 8},
+    ),
+    (
+        *("bch_decode", "_locators_kernel", (*["*i32"] * 6, N, N)),
+        {"FLIPS": 6, "T": 5, "BLOCK": bch_decode.LANES},
+    ),
+    (
+        *("bch_decode", "_roots_kernel", ("*i32", "*i32", P, *["*i32"] * 4, P, N, N, N)),
+        {"T": 5, "WORDS": 1, "BLOCK": bch_decode.POSITIONS},
+    ),
+    (
+        *("bch_decode", "_scores_kernel", ("*fp64", "*i32", P, "*fp64", N, N)),
+        {"FLIPS": 6, "WORDS": 1, "BLOCK": bch_decode.LANES},
+    ),
+    (
+        *("bch_decode", "_choose_kernel", ("*fp64", *["*i32"] * 4)),
+        {"FLIPS": 6, "T": 5, "BLOCK_T": 8, "BLOCK": 128},
+    ),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (
@@ -101,12 +202,14 @@ KERNELS = [
 
 def compiled(module: str, kernel: str, types: tuple[str, ...], constants: dict, arch: int) -> dict:
     """Shared memory, and what ptxas says of registers and spills, for one kernel on sm_<arch>."""
+    options = {name: constants[name] for name in OPTIONS if name in constants}
+    constants = {name: x for name, x in constants.items() if name not in OPTIONS}
     function = getattr(importlib.import_module(f"spex_core.triton_kernels.{module}"), kernel)
     names = function.arg_names
     signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
     assert list(signature) == names, f"{kernel}: {names} have the types {signature}"
     source = ASTSource(fn=function, signature=signature, constexprs=constants)
-    built = triton.compile(source, target=GPUTarget("cuda", arch, 32))
+    built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     variant = [t for t in dict.fromkeys(types) if t[0] == "*"]
     report = ptxas(built.asm["ptx"])
     spills = sum(map(int, re.findall(r"(\d+) bytes spill", report)))

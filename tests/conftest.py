@@ -75,6 +75,18 @@ def device(backend: str) -> torch.device:
     return _device(backend)
 
 
+@pytest.fixture
+def call(backend: str, device: torch.device) -> Callable[..., torch.Tensor]:
+    """call(op, *args, **options): the op by each backend, for tensors of the CPU, where the result
+    comes back to."""
+
+    def moved(op: Callable[..., torch.Tensor], *args: object, **options: object) -> torch.Tensor:
+        there = [x.to(device) if isinstance(x, torch.Tensor) else x for x in args]
+        return op(*there, **options, backend=backend).cpu()
+
+    return moved
+
+
 def _device(backend: str) -> torch.device:
     on_cpu = backend in ("reference", "cpu") or (
         backend == "triton" and why_not("triton") is None and interpreted()

@@ -40,10 +40,10 @@ def oracle(columns, offsets):
 
 
 @pytest.mark.parametrize(("b", "shifts", "n"), SIZES)
-def test_equal_to_a_dense_product(backend, b, shifts, n):
+def test_equal_to_a_dense_product(backend, device, b, shifts, n):
     columns, offsets, *packed = random_problem(b, shifts, n)
     want = oracle(columns, offsets)
-    got = ops.affine_masks(*packed, backend=backend)
+    got = ops.affine_masks(*(x.to(device) for x in packed), backend=backend).cpu()
     assert got.shape == (shifts, 1 << b, masks.words(n))
     assert torch.equal(got.flatten(0, 1), masks.pack(want.reshape(-1, n)))
 
@@ -81,24 +81,24 @@ def test_same_bits_for_any_number_of_threads(set_threads, shifts):
 
 
 @pytest.mark.parametrize(("b", "shifts", "words"), [(3, 0, 2), (0, 0, 1), (3, 2, 0)])
-def test_empty(backend, b, shifts, words):
-    columns = torch.ones(b, words, dtype=torch.int64)
-    offsets = torch.ones(shifts, words, dtype=torch.int64)
+def test_empty(backend, device, b, shifts, words):
+    columns = torch.ones(b, words, dtype=torch.int64, device=device)
+    offsets = torch.ones(shifts, words, dtype=torch.int64, device=device)
     assert ops.affine_masks(columns, offsets, backend=backend).shape == (shifts, 1 << b, words)
 
 
-def test_strided_input_and_inputs_unchanged(backend):
-    *_, columns, offsets = random_problem(10, 7, 300)
+def test_strided_input_and_inputs_unchanged(backend, device):
+    *_, columns, offsets = (x.to(device) for x in random_problem(10, 7, 300)[2:])
     before = columns.clone(), offsets.clone()
     inner = columns[::2, 1:4], offsets[::3, 1:4]
-    want = reference.affine_masks(inner[0].contiguous(), inner[1].contiguous())
-    assert torch.equal(ops.affine_masks(*inner, backend=backend), want)
+    want = reference.affine_masks(*(x.cpu().contiguous() for x in inner))
+    assert torch.equal(ops.affine_masks(*inner, backend=backend).cpu(), want)
     assert torch.equal(columns, before[0])
     assert torch.equal(offsets, before[1])
 
 
-def test_contract(backend):
-    x = torch.zeros(3, 2, dtype=torch.int64)
+def test_contract(backend, device):
+    x = torch.zeros(3, 2, dtype=torch.int64, device=device)
     with pytest.raises(
         TypeError, match=r"affine_masks: columns must be a packed int64 tensor, got torch.bool"
     ):
@@ -108,6 +108,8 @@ def test_contract(backend):
     ):
         ops.affine_masks(x, x[:, :1], backend=backend)
     with pytest.raises(ValueError, match="affine_masks: columns must be at most 24 rows, got 25"):
-        ops.affine_masks(torch.zeros(25, 2, dtype=torch.int64), x, backend=backend)
+        ops.affine_masks(torch.zeros(25, 2, dtype=torch.int64, device=device), x, backend=backend)
+    with pytest.raises(ValueError, match="affine_masks: offsets must be on the device of columns"):
+        ops.affine_masks(x, torch.zeros(3, 2, dtype=torch.int64, device="meta"), backend=backend)
     with pytest.raises(BackendUnavailable, match="affine_masks: backend 'cuda' is not available"):
         ops.affine_masks(x, x, backend="cuda")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from spex_core import masks as bits
 from spex_core import ops, reference_boost
+from spex_core.backend import interpreted
 from spex_core.errors import BackendUnavailable
 
 pytestmark = pytest.mark.op("boost")
@@ -53,6 +54,33 @@ def problem(samples, n, watched, *, fits=1, seed=0, whole=True):
         values += rng.standard_normal(values.shape)
     watch = bits.pack(random_masks(watched, n, seed + 1))
     return bits.pack(masks), torch.from_numpy(values), watch
+
+
+@pytest.fixture
+def boost(backend, device):
+    """ops.boost by each backend, for tensors of the CPU, where the result comes back to."""
+
+    def moved(*args, **options):
+        there = [x.to(device) if isinstance(x, torch.Tensor) else x for x in args]
+        named = {
+            name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()
+        }
+        found = ops.boost(*there, **named, backend=backend)
+        return ops.Boosted(*(x.cpu() for x in found))
+
+    return moved
+
+
+@pytest.fixture
+def fewer(backend):
+    """How many trees to take of so many: Triton's interpreter needs a quarter second each."""
+    return lambda trees: min(trees, 3) if backend == "triton" else trees
+
+
+@pytest.fixture
+def compiled(backend):
+    if backend == "triton" and interpreted():
+        pytest.skip("takes minutes in Triton's interpreter")
 
 
 def assert_same(got, expected):
@@ -103,6 +131,25 @@ def test_every_instruction_set_gives_the_bits_of_the_reference(
     assert_same(got, expected)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda x: ",".join(x) or "defaults")
+@pytest.mark.parametrize(("samples", "n", "watched"), [*SIZES[1:4], SIZES[5]])
+def test_every_backend_gives_the_bits_of_the_reference(boost, samples, n, watched, options):
+    masks, values, watch = problem(samples, n, watched, fits=2, seed=4, whole=False)
+    bags = bits.pack(np.arange(2 * samples).reshape(2, -1) % 4 > 0)
+    call = {"watch": watch, "bags": bags, "trees": [2, 1], "stages": [0, 1, 3], **options}
+    got = boost(masks, values, n, **call)
+    assert_same(got, ops.boost(masks, values, n, **call, backend="reference"))
+
+
+def test_many_nodes_a_level_and_samples_in_several_spans(boost):
+    """More nodes than one product takes, and more than one program for a block of features."""
+    masks, values, _ = problem(2500, 20, 0, whole=False)
+    call = {"trees": 1, "depth": 6, "leaves": 64, "min_leaf": 15}
+    found = boost(masks, values, 20, **call)
+    assert_same(found, ops.boost(masks, values, 20, **call, backend="reference"))
+    assert (found.feature < 0).sum() > 2 * 17
+
+
 @given(
     st.integers(1, 150),
     st.integers(1, 90),
@@ -119,7 +166,7 @@ def test_backends_agree_whatever_the_settings(samples, n, depth, leaves, min_lea
 
 @pytest.mark.parametrize("l2", [0.0, 2.5])
 @pytest.mark.parametrize("seed", range(5))
-def test_root_is_the_best_split_by_enumeration(backend, seed, l2):
+def test_root_is_the_best_split_by_enumeration(boost, seed, l2):
     """... of the penalised squared error, sum of r**2 - s**2 / (w + l2) over the sides."""
     masks, values, _ = problem(200, 20, 0, seed=seed, whole=False)
     dense, y = bits.unpack(masks, 20), values[0].numpy() - values[0].numpy().mean()
@@ -128,7 +175,7 @@ def test_root_is_the_best_split_by_enumeration(backend, seed, l2):
         for f in range(20)
     ]
     best = int(np.argmax(fall))
-    found = ops.boost(masks, values, 20, trees=1, leaves=2, l2=l2, rate=0.5, backend=backend)
+    found = boost(masks, values, 20, trees=1, leaves=2, l2=l2, rate=0.5)
     assert found.feature.tolist() == [best, -1, -1]
     sides = [y[~dense[:, best]], y[dense[:, best]]]
     expected = [0.5 * side.sum() / (len(side) + l2) for side in sides]
@@ -137,12 +184,12 @@ def test_root_is_the_best_split_by_enumeration(backend, seed, l2):
 
 
 @pytest.mark.parametrize("l2", [0.0, 20.0])
-def test_second_split_is_the_best_of_both_leaves(backend, l2):
+def test_second_split_is_the_best_of_both_leaves(boost, l2):
     """Brute force over (leaf, feature), with sides of at least 30."""
     masks, values, _ = problem(300, 12, 0, seed=3, whole=False)
     dense, y = bits.unpack(masks, 12), values[0].numpy() - values[0].numpy().mean()
-    call = {"trees": 1, "min_leaf": 30, "rate": 1.0, "l2": l2, "backend": backend}
-    first = ops.boost(masks, values, 12, leaves=2, **call).feature[0].item()
+    call = {"trees": 1, "min_leaf": 30, "rate": 1.0, "l2": l2}
+    first = boost(masks, values, 12, leaves=2, **call).feature[0].item()
 
     def fall(rows, f):
         sides = [y[rows & dense[:, f]], y[rows & ~dense[:, f]]]
@@ -155,18 +202,18 @@ def test_second_split_is_the_best_of_both_leaves(backend, l2):
     leaf, feature = max(
         itertools.product(leaves, range(12)), key=lambda at: fall(leaves[at[0]], at[1])
     )
-    found = ops.boost(masks, values, 12, leaves=3, **call)
+    found = boost(masks, values, 12, leaves=3, **call)
     assert found.feature[0] == first
     assert found.feature[(found.absent, found.present)[leaf][0]] == feature
     assert (found.feature >= 0).sum() == 2
 
 
-def test_a_stump_by_hand(backend):
+def test_a_stump_by_hand(boost):
     """Values 0, 0, 3, 3, 6, 6: feature 1 splits them into 1 and 5 about their mean of 3."""
     dense = np.array([[1, 0], [0, 0], [1, 0], [0, 1], [1, 1], [0, 1]], np.bool_)
     values = torch.tensor([0.0, 0, 3, 3, 6, 6])
     call = {"trees": 1, "depth": 1, "min_leaf": 1, "rate": 1.0, "stages": [0, 1]}
-    found = ops.boost(bits.pack(dense), values, 2, **call, backend=backend)
+    found = boost(bits.pack(dense), values, 2, **call)
     assert found.roots.tolist() == [0]
     assert found.feature.tolist() == [1, -1, -1]
     assert found.absent.tolist() == [1, -1, -1]
@@ -177,18 +224,18 @@ def test_a_stump_by_hand(backend):
     assert found.staged[0, 1].tolist() == pytest.approx([1, 1, 1, 5, 5, 5], abs=1e-3)
 
 
-def test_ties_go_to_the_lowest_feature(backend):
+def test_ties_go_to_the_lowest_feature(boost):
     dense = np.repeat(random_masks(60, 1, 0), 70, axis=1)
     values = torch.from_numpy(dense[:, 0] * 1.0)
-    found = ops.boost(bits.pack(dense), values, 70, trees=3, backend=backend)
+    found = boost(bits.pack(dense), values, 70, trees=3)
     assert set(found.feature.tolist()) == {0, -1}
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6])
-def test_staged_predictions_are_those_of_the_trees(backend, share):
+def test_staged_predictions_are_those_of_the_trees(boost, compiled, share):
     masks, values, watch = problem(130, 70, 65, fits=2, whole=False)
     call = {"trees": [12, 5], "row_share": share, "min_leaf": 5, "stages": [0, 1, 5, 8, 12, 20]}
-    found = ops.boost(masks, values, 70, watch=watch, **call, backend=backend)
+    found = boost(masks, values, 70, watch=watch, **call)
     assert found.staged.shape == (2, 6, 195)
     dense = np.concatenate([bits.unpack(masks, 70), bits.unpack(watch, 70)])
     for fit, (stage, trees) in itertools.product(range(2), enumerate(call["stages"])):
@@ -198,41 +245,41 @@ def test_staged_predictions_are_those_of_the_trees(backend, share):
     assert not torch.equal(found.staged[0, 2], found.staged[0, 4])
 
 
-def test_training_error_falls_with_every_tree(backend):
+def test_training_error_falls_with_every_tree(boost, compiled):
     masks, values, _ = problem(300, 30, 0, whole=False)
-    found = ops.boost(masks, values, 30, trees=30, stages=range(31), backend=backend)
+    found = boost(masks, values, 30, trees=30, stages=range(31))
     errors = ((found.staged[0] - values) ** 2).sum(1)
     assert (errors[1:] < errors[:-1]).all()
     assert errors[-1] < 0.5 * errors[0]
 
 
-def test_samples_outside_a_bag_have_no_part(backend):
+def test_samples_outside_a_bag_have_no_part(boost):
     """A fit to a bag is the fit to its samples alone, and predicts the others as if watched."""
     masks, values, _ = problem(150, 40, 0, whole=False)
     inside = random_masks(1, 150, 7)
     other = torch.where(torch.from_numpy(inside), values, 1e9)
     keep, rest = (torch.from_numpy(np.flatnonzero(x)) for x in (inside, ~inside))
-    call = {"trees": 6, "min_leaf": 4, "backend": backend}
-    bag = ops.boost(masks, other, 40, bags=bits.pack(inside), **call)
-    alone = ops.boost(masks[keep], values[:, keep], 40, watch=masks[rest], **call)
+    call = {"trees": 6, "min_leaf": 4}
+    bag = boost(masks, other, 40, bags=bits.pack(inside), **call)
+    alone = boost(masks[keep], values[:, keep], 40, watch=masks[rest], **call)
     for name in ("roots", "feature", "absent", "present", "value", "bias"):
         assert torch.equal(getattr(bag, name), getattr(alone, name))
     assert torch.equal(bag.staged[:, :, torch.cat([keep, rest])], alone.staged)
 
 
-def test_each_fit_is_as_if_alone(backend):
+def test_each_fit_is_as_if_alone(boost, compiled):
     """Values, bags and settings a row for each fit, against three calls."""
     masks, values, watch = problem(120, 33, 10, fits=3, whole=False)
     bags = bits.pack(random_masks(3, 120, 5))
     many = {"trees": [5, 7, 3], "depth": [2, 4, 3], "leaves": [3, 9, 5], "min_leaf": [5, 3, 9]}
     many |= {"rate": [0.1, 0.3, 1.0], "l2": [0.0, 1.0, 0.5]}
-    call = {"watch": watch, "stages": [2, 7], "backend": backend}
-    found = ops.boost(masks, values, 33, bags=bags, **many, **call)
+    call = {"watch": watch, "stages": [2, 7]}
+    found = boost(masks, values, 33, bags=bags, **many, **call)
     assert found.group.tolist() == [0] * 5 + [1] * 7 + [2] * 3
     nodes = trees = 0
     for j in range(3):
         own = {name: setting[j] for name, setting in many.items()}
-        alone = ops.boost(masks, values[j], 33, bags=bags[j, None], **own, **call)
+        alone = boost(masks, values[j], 33, bags=bags[j, None], **own, **call)
         at = slice(nodes, nodes + len(alone.value))
         for name in ("absent", "present"):
             links = getattr(alone, name)
@@ -248,10 +295,10 @@ def test_each_fit_is_as_if_alone(backend):
 
 
 @pytest.mark.parametrize(("depth", "leaves", "min_leaf"), [(1, 9, 1), (3, 5, 2), (20, 12, 11)])
-def test_limits_are_kept(backend, depth, leaves, min_leaf):
+def test_limits_are_kept(boost, depth, leaves, min_leaf):
     masks, values, _ = problem(260, 70, 0, whole=False)
     limits = {"depth": depth, "leaves": leaves, "min_leaf": min_leaf}
-    found = ops.boost(masks, values, 70, trees=5, **limits, backend=backend)
+    found = boost(masks, values, 70, trees=5, **limits)
     dense = bits.unpack(masks, 70)
     met = set()
     for root in found.roots.tolist():
@@ -271,11 +318,11 @@ def test_limits_are_kept(backend, depth, leaves, min_leaf):
     assert ("leaves", True) in met or ("depth", True) in met
 
 
-def test_draws_are_reproducible_and_of_the_stated_size(backend):
+def test_draws_are_reproducible_and_of_the_stated_size(boost, compiled):
     masks, values, _ = problem(100, 40, 0, fits=2, whole=False)
-    call = {"trees": 20, "min_leaf": 3, "feature_share": 0.1, "backend": backend}
+    call = {"trees": 20, "min_leaf": 3, "feature_share": 0.1}
     one, same, other = (
-        ops.boost(masks, values[0], 40, row_share=0.5, seed=seed, **call) for seed in (5, 5, 6)
+        boost(masks, values[0], 40, row_share=0.5, seed=seed, **call) for seed in (5, 5, 6)
     )
     assert_same(one, same)
     assert not torch.equal(one.staged, other.staged)
@@ -283,7 +330,7 @@ def test_draws_are_reproducible_and_of_the_stated_size(backend):
         asked = set(one.feature[root:end].tolist()) - {-1}
         assert len(asked) <= 4  # a tenth of 40
     assert len(set(one.feature.tolist())) > 10
-    alone = ops.boost(masks, values[:1].expand(2, -1), 40, row_share=0.5, **call)
+    alone = boost(masks, values[:1].expand(2, -1), 40, row_share=0.5, **call)
     assert not torch.equal(alone.staged[0], alone.staged[1])  # fits draw apart
 
 
@@ -297,54 +344,53 @@ def test_drawn_rows_are_those_of_the_least_words():
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
-def test_any_scale(backend, scale):
+def test_any_scale(boost, fewer, scale):
     """A power of two changes nothing but the exponents; no scale is too small or large to fit."""
     masks, values, _ = problem(120, 30, 0, fits=2)
-    call = {"trees": 10, "backend": backend}
-    plain = ops.boost(masks, values, 30, **call)
+    call = {"trees": fewer(10)}
+    plain = boost(masks, values, 30, **call)
     exact = 2.0 ** round(np.log2(scale))
-    found = ops.boost(
-        masks, values * torch.tensor([[1.0], [exact]], dtype=torch.float64), 30, **call
-    )
+    found = boost(masks, values * torch.tensor([[1.0], [exact]], dtype=torch.float64), 30, **call)
     assert torch.equal(found.feature, plain.feature)
     assert torch.equal(found.staged[0], plain.staged[0])
     assert torch.equal(found.staged[1], plain.staged[1] * exact)
     assert torch.equal(found.bias[1], plain.bias[1] * exact)
-    odd = ops.boost(masks, values * scale, 30, **call)
+    odd = boost(masks, values * scale, 30, **call)
     error = (odd.staged[:, 0] / scale - plain.staged[:, 0]).abs().max()
     assert error < 0.1 * plain.staged.abs().max()
 
 
-def test_a_large_term_does_not_hide_small_ones(backend):
+def test_a_large_term_does_not_hide_small_ones(boost, compiled):
     """What is a thousandth of the largest value is found once that value is explained."""
     masks, values, _ = problem(400, 20, 0, whole=False)
     dense, small = bits.unpack(masks, 20), values[0].numpy()
     large = dense[:, :2].all(1)
     both = torch.from_numpy(small + 1000 * np.abs(small).max() * large)
-    found = ops.boost(masks, both, 20, trees=100, rate=0.3, min_leaf=5, backend=backend)
+    found = boost(masks, both, 20, trees=100, rate=0.3, min_leaf=5)
     assert r2(small[~large], found.staged[0, 0].numpy()[~large]) > 0.9
 
 
 @pytest.mark.parametrize("value", [0.0, 3.25, -1e300])
-def test_constant_values(backend, value):
+def test_constant_values(boost, fewer, value):
     masks, values, watch = problem(50, 9, 4)
-    found = ops.boost(masks, torch.full_like(values, value), 9, watch=watch, backend=backend)
+    values, trees = torch.full_like(values, value), fewer(100)
+    found = boost(masks, values, 9, watch=watch, trees=trees)
     assert found.feature.unique().tolist() == [-1]
-    assert len(found.roots) == 100
+    assert len(found.roots) == trees
     assert found.staged.flatten().tolist() == pytest.approx([value] * 54)
 
 
-def test_nothing_to_split(backend):
+def test_nothing_to_split(boost, fewer):
     """No trees; a single sample; features that never vary."""
     masks, values, _ = problem(50, 9, 0)
-    none = ops.boost(masks, values, 9, trees=0, backend=backend)
+    none = boost(masks, values, 9, trees=0)
     assert none.roots.numel() == none.value.numel() == 0
     assert none.staged.shape == (1, 1, 50)
     assert none.staged.flatten().tolist() == pytest.approx([values.mean().item()] * 50)
-    one = ops.boost(masks[:1], values[:, :1], 9, min_leaf=1, backend=backend)
+    one = boost(masks[:1], values[:, :1], 9, min_leaf=1, trees=fewer(100))
     assert one.staged.tolist() == [[[values[0, 0].item()]]]
     fixed = torch.zeros_like(masks)
-    found = ops.boost(fixed, values, 9, min_leaf=1, backend=backend)
+    found = boost(fixed, values, 9, min_leaf=1, trees=fewer(100))
     assert found.feature.unique().tolist() == [-1]
 
 
@@ -358,27 +404,27 @@ def test_same_bits_for_any_number_of_threads(set_threads):
         assert_same(ops.boost(masks, values, 300, **call), alone)
 
 
-def test_sums_stay_in_32_bits(backend):
+def test_sums_stay_in_32_bits(boost, compiled):
     """At 600,000 samples 8191 levels would not."""
     masks = bits.pack(random_masks(600_000, 2, 0))
     values = (masks[:, 0] & 1).double()
-    found = ops.boost(masks, values, 2, trees=1, rate=1.0, backend=backend)
+    found = boost(masks, values, 2, trees=1, rate=1.0)
     assert found.feature.tolist() == [0, -1, -1]
     assert (found.staged[0, 0] - values).abs().max() < 1e-3
 
 
-def test_inputs_are_unchanged_and_may_be_strided(backend):
+def test_inputs_are_unchanged_and_may_be_strided(boost):
     masks, values, watch = problem(90, 130, 20, fits=2)
     bags = bits.pack(random_masks(2, 90, 1))
     given = (masks, values, watch, bags)
     copies = [x.clone() for x in given]
-    call = {"trees": 3, "min_leaf": 3, "backend": backend}
-    plain = ops.boost(masks, values, 130, watch=watch, bags=bags, **call)
+    call = {"trees": 3, "min_leaf": 3}
+    plain = boost(masks, values, 130, watch=watch, bags=bags, **call)
     assert all(torch.equal(a, b) for a, b in zip(given, copies, strict=True))
     wide = [torch.stack([x, x], dim=-1)[..., 0] for x in given]
     assert not any(x.is_contiguous() for x in wide)
-    assert_same(ops.boost(wide[0], wide[1], 130, watch=wide[2], bags=wide[3], **call), plain)
-    single = ops.boost(masks, values.float(), 130, watch=watch, bags=bags, **call)
+    assert_same(boost(wide[0], wide[1], 130, watch=wide[2], bags=wide[3], **call), plain)
+    single = boost(masks, values.float(), 130, watch=watch, bags=bags, **call)
     assert_same(single, plain)
 
 
@@ -431,6 +477,16 @@ def test_inputs_are_unchanged_and_may_be_strided(backend):
         ({"stages": [3, 3]}, ValueError, r"boost: stages must be ascending, got \[3, 3\]"),
         ({"stages": [-1]}, ValueError, "boost: stages must be an integer >= 0"),
         ({"seed": 2**64}, ValueError, "boost: seed must be an integer >= 0"),
+        (
+            {"values": torch.ones(9, device="meta")},
+            ValueError,
+            "values must be on the device of masks",
+        ),
+        (
+            {"bags": torch.ones(1, 1, device="meta").long()},
+            ValueError,
+            "bags must be on the device",
+        ),
         ({"backend": "cuda"}, BackendUnavailable, "boost: backend 'cuda' is not available"),
     ],
 )

@@ -76,6 +76,24 @@ def test_cpu_gives_the_bits_of_the_reference_on_floats(fwht_cpu, b, dtype):
         assert torch.equal(fwht_cpu(x), reference.fwht(x))
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("b", "rows"), [(15, 3), (16, 1), (18, 1)])
+def test_rows_that_take_two_passes(fwht, b, rows, dtype):
+    """Sums in the order of the reference: the same bits on floats too."""
+    x = gaussian(rows, 1 << b).to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert torch.equal(fwht(x), reference.fwht(x.to(wide)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("b", SIZES)
+def test_floats_give_the_bits_of_the_reference_too(fwht, b, dtype):
+    """Every backend makes the same sums in the same order."""
+    for rows in ROWS if b < 8 else ROWS[:3]:
+        x = gaussian(rows, 1 << b, dtype=dtype, seed=rows)
+        assert torch.equal(fwht(x), reference.fwht(x))
+
+
 @pytest.mark.parametrize("b", range(15, 22))
 def test_cpu_gives_the_bits_of_the_reference_on_long_rows(fwht_cpu, b):
     x = gaussian(2, 1 << b, dtype=torch.float32)
@@ -251,9 +269,8 @@ def test_a_last_axis_that_is_no_power_of_two_is_refused(shape):
 
 
 def test_an_absent_backend_is_refused_by_name():
-    for backend in ("triton", "cuda"):
-        with pytest.raises(BackendUnavailable, match=f"fwht: backend {backend!r} is not available"):
-            ops.fwht(torch.ones(4), backend=backend)
+    with pytest.raises(BackendUnavailable, match="fwht: backend 'cuda' is not available"):
+        ops.fwht(torch.ones(4), backend="cuda")
     with pytest.raises(ValueError, match="backend must be one of"):
         ops.fwht(torch.ones(4), backend="gpu")
 

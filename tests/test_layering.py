@@ -19,6 +19,7 @@ ORDER = [
         "checks",
         "codes",
         "forest",
+        "traced",
         "reference",
         "reference_decode",
         "reference_boost",

@@ -16,7 +16,7 @@ SIZES = [  # (T, S, n)
     (1, 1, 1),
     (63, 5, 10),
     (65, 64, 64),
-    (100, 100, 1000),
+    (100, 30, 300),
     (513, 30, 130),
     (1030, 65, 100),
     (2000, 3, 65),
@@ -46,22 +46,22 @@ def signs(packed, support, n):
 
 
 @pytest.mark.parametrize(("samples", "terms", "n"), SIZES)
-def test_exact_on_integers(backend, samples, terms, n):
+def test_exact_on_integers(call, samples, terms, n):
     packed, support, coefs, values = problem(samples, terms, n, integers=True)
     dense = signs(packed, support, n)
-    predicted = ops.parity_predict(packed, support, coefs, backend=backend)
-    summed = ops.parity_adjoint(packed, support, values, backend=backend)
+    predicted = call(ops.parity_predict, packed, support, coefs)
+    summed = call(ops.parity_adjoint, packed, support, values)
     assert torch.equal(predicted, torch.from_numpy(dense @ coefs.numpy()))
     assert torch.equal(summed, torch.from_numpy(dense.T @ values.numpy()))
 
 
 @pytest.mark.parametrize(("samples", "terms", "n"), SIZES)
-def test_close_to_a_dense_product(backend, samples, terms, n):
+def test_close_to_a_dense_product(call, samples, terms, n):
     """Within eps * additions * sum of magnitudes, which bounds the error of sums in any order."""
     packed, support, coefs, values = problem(samples, terms, n)
     dense = signs(packed, support, n)
-    predicted = ops.parity_predict(packed, support, coefs, backend=backend).numpy()
-    summed = ops.parity_adjoint(packed, support, values, backend=backend).numpy()
+    predicted = call(ops.parity_predict, packed, support, coefs).numpy()
+    summed = call(ops.parity_adjoint, packed, support, values).numpy()
     assert predicted.dtype == summed.dtype == np.float64
     assert np.abs(predicted - dense @ coefs.numpy()).max() <= EPS * terms * coefs.abs().sum().item()
     bound = EPS * samples * values.abs().sum().item()
@@ -91,6 +91,33 @@ def test_predict_sums_in_the_order_of_the_terms(isa):
     assert torch.equal(got, torch.full((600,), -2.0, dtype=torch.float64))
 
 
+def test_triton_predicts_in_the_order_of_the_terms_too(backend, call):
+    if backend != "triton":
+        pytest.skip("of triton only")
+    packed, support, coefs, _ = problem(700, 37, 100)
+    want = ops.parity_predict(packed, support, coefs, backend="cpu")
+    assert torch.equal(call(ops.parity_predict, packed, support, coefs), want)
+
+
+def test_triton_in_blocks_of_masks(backend, call, monkeypatch):
+    """Blocks change no bit; a span of 2,048 masks, so that there are several."""
+    if backend != "triton":
+        pytest.skip("of triton only")
+    from spex_core.triton_kernels import parity_adjoint, parity_bits
+
+    monkeypatch.setattr(parity_bits, "SPAN", 2048)
+    monkeypatch.setattr(parity_adjoint, "SPAN", 2048)
+    packed, support, coefs, values = problem(5000, 3, 70)
+    want = [call(ops.parity_predict, packed, support, coefs)]
+    want += [call(ops.parity_adjoint, packed, support, values)]
+    monkeypatch.setattr(parity_bits, "BLOCK_BYTES", 1)
+    assert torch.equal(call(ops.parity_predict, packed, support, coefs), want[0])
+    assert torch.equal(call(ops.parity_adjoint, packed, support, values), want[1])
+    dense = torch.from_numpy(signs(packed, support, 70))
+    torch.testing.assert_close(want[0], dense @ coefs)
+    torch.testing.assert_close(want[1], dense.T @ values)
+
+
 @given(st.integers(1, 700), st.integers(1, 80), st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_adjoint(samples, terms, n, seed):
     """<A x, y> = <x, A' y>, exact on integers."""
@@ -111,9 +138,9 @@ def test_all_masks_give_back_the_coefficients(n, seed):
     assert torch.equal(ops.parity_adjoint(cube, support, values), coefs * (1 << n))
 
 
-def test_the_empty_set_is_a_constant(backend):
+def test_the_empty_set_is_a_constant(call):
     packed, constant = random_masks(70, 100, 3), torch.zeros(1, 2, dtype=torch.int64)
-    got = ops.parity_predict(packed, constant, torch.tensor([2.5]), backend=backend)
+    got = call(ops.parity_predict, packed, constant, torch.tensor([2.5]))
     assert torch.equal(got, torch.full((70,), 2.5, dtype=torch.float64))
 
 
@@ -134,35 +161,33 @@ def test_same_bits_for_any_number_of_threads(set_threads):
 @pytest.mark.parametrize(
     ("samples", "terms", "words"), [(0, 3, 2), (5, 0, 2), (0, 0, 1), (70, 3, 0)]
 )
-def test_empty(backend, samples, terms, words):
+def test_empty(call, samples, terms, words):
     packed = torch.ones(samples, words, dtype=torch.int64)
     support = torch.ones(terms, words, dtype=torch.int64)
     ones = torch.ones(max(samples, terms), dtype=torch.float64)
     sign = 1.0 if words % 2 == 0 else -1.0  # each word has one feature in common
-    predicted = ops.parity_predict(packed, support, ones[:terms], backend=backend)
-    summed = ops.parity_adjoint(packed, support, ones[:samples], backend=backend)
+    predicted = call(ops.parity_predict, packed, support, ones[:terms])
+    summed = call(ops.parity_adjoint, packed, support, ones[:samples])
     assert torch.equal(predicted, torch.full((samples,), sign * terms, dtype=torch.float64))
     assert torch.equal(summed, torch.full((terms,), sign * samples, dtype=torch.float64))
 
 
-def test_strided_input_and_inputs_unchanged(backend):
+def test_strided_input_and_inputs_unchanged(call):
     packed, support, coefs, values = problem(200, 90, 300, integers=True)
     inputs = packed[::2, 1:4], support[1::3, 1:4], coefs[1::3], values[::2]
     before = [x.clone() for x in inputs]
     packed, support, coefs, values = inputs
     dense = torch.from_numpy(signs(packed.contiguous(), support.contiguous(), 192))
-    assert torch.equal(ops.parity_predict(packed, support, coefs, backend=backend), dense @ coefs)
-    assert torch.equal(
-        ops.parity_adjoint(packed, support, values, backend=backend), dense.T @ values
-    )
+    assert torch.equal(call(ops.parity_predict, packed, support, coefs), dense @ coefs)
+    assert torch.equal(call(ops.parity_adjoint, packed, support, values), dense.T @ values)
     assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
 
 
-def test_other_dtypes_are_taken_as_float64(backend):
+def test_other_dtypes_are_taken_as_float64(call):
     packed, support, coefs, values = problem(100, 20, 70, integers=True)
     for x, op in ((coefs, ops.parity_predict), (values, ops.parity_adjoint)):
-        want = op(packed, support, x, backend=backend)
-        assert torch.equal(op(packed, support, x.float(), backend=backend), want)
+        want = call(op, packed, support, x)
+        assert torch.equal(call(op, packed, support, x.float()), want)
 
 
 @pytest.mark.parametrize(
@@ -188,5 +213,9 @@ def test_contract(backend, op, name, length):
         ValueError, match=rf"{op}: {name} must have shape \({length},\), got \(4,\)"
     ):
         call(packed, support, torch.zeros(4), backend=backend)
+    with pytest.raises(
+        ValueError, match=f"{op}: {name} must be on the device of masks, cpu, got meta"
+    ):
+        call(packed, support, good.to("meta"), backend=backend)
     with pytest.raises(BackendUnavailable, match=f"{op}: backend 'cuda' is not available"):
         call(packed, support, good, backend="cuda")

@@ -82,17 +82,20 @@ def test_philox_gives_the_published_answers(counter, key, result):
     assert philox(counter, key) == result
 
 
-def test_first_words_are_the_published_answer(backend):
+def test_first_words_are_the_published_answer(backend, device):
     """Row 0 of (seed 0, stream 0) starts with the answer for counter 0 and key 0."""
-    first = ops.uniform_masks(1, 128, seed=0, backend=backend).numpy().view(np.uint64)
+    first = ops.uniform_masks(1, 128, seed=0, device=device, backend=backend)
+    first = first.cpu().numpy().view(np.uint64)
     assert [f"{word:016x}" for word in first[0]] == ["e169c58d6627e8d5", "9b00dbd8bc57ac4c"]
 
 
 @pytest.mark.parametrize(("seed", "stream", "start"), ENDS)
 @pytest.mark.parametrize(("rows", "n"), [(1, 1), (5, 63), (4, 64), (5, 65), (3, 200)])
-def test_equal_to_the_generator_in_python_integers(backend, rows, n, seed, stream, start):
-    got = ops.uniform_masks(rows, n, seed=seed, stream=stream, start=start, backend=backend)
-    assert torch.equal(got, masks.pack(oracle(rows, n, seed, stream, start)))
+def test_equal_to_the_generator_in_python_integers(backend, device, rows, n, seed, stream, start):
+    where = {"seed": seed, "stream": stream, "start": start, "device": device}
+    got = ops.uniform_masks(rows, n, **where, backend=backend)
+    assert got.device.type == device.type
+    assert torch.equal(got.cpu(), masks.pack(oracle(rows, n, seed, stream, start)))
 
 
 @pytest.mark.parametrize(("seed", "stream", "start"), ENDS)
@@ -139,8 +142,13 @@ def test_same_bits_for_any_number_of_threads(set_threads):
         assert torch.equal(ops.uniform_masks(60_000, 130, seed=3), alone)
 
 
-def test_empty(backend):
-    assert ops.uniform_masks(0, 100, seed=0, backend=backend).shape == (0, 2)
+def test_empty(backend, device):
+    assert ops.uniform_masks(0, 100, seed=0, device=device, backend=backend).shape == (0, 2)
+
+
+def test_more_than_a_block_of_rows_and_words(backend, device):
+    got = ops.uniform_masks(300, 700, seed=9, stream=2, device=device, backend=backend)
+    assert torch.equal(got.cpu(), reference.uniform_masks(300, 700, seed=9, stream=2, start=0))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,7 @@ def test_empty(backend):
         ({"seed": 2**64}, ValueError, "uniform_masks: seed must be an integer >= 0"),
         ({"stream": 2**32}, ValueError, "uniform_masks: stream must be an integer >= 0"),
         ({"start": -1}, ValueError, "uniform_masks: start must be an integer >= 0"),
+        ({"device": "meta", "backend": "cpu"}, BackendUnavailable, "tensors are on meta"),
         ({"backend": "cuda"}, BackendUnavailable, "uniform_masks: backend 'cuda' is not available"),
     ],
 )

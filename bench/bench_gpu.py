@@ -1,0 +1,161 @@
+"""The Triton kernels on a CUDA device, beside the floor that a copy on the same device sets.
+
+    make bench-gpu    # or: python bench/bench_gpu.py [--seconds 0.2]
+
+Each result is first held to the CPU's. Milliseconds are medians by CUDA events, with the L2 cache
+flushed before each call; `floor` is the time of a device copy of as many bytes, in the same run.
+Without a device it says so and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+from harness import table, write
+from torch import Tensor
+
+from spex_core import ops
+from spex_core.codes import bch_code
+from spex_core.masks import pack
+
+FWHT = [(torch.float32, b) for b in (3, 5, 7, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24)]
+FWHT += [(torch.float64, b) for b in (3, 7, 10, 12, 13, 14, 15, 20)]
+FWHT += [(torch.bfloat16, b) for b in (7, 12, 15)]
+VALUES = 1 << 28  # of a transform
+
+
+def milliseconds(call: Callable[[], object], seconds: float) -> float:
+    from triton.testing import do_bench
+
+    return do_bench(call, warmup=50, rep=1000 * seconds, return_mode="median")
+
+
+def copy_rate(device: torch.device, seconds: float) -> float:
+    """Bytes read and written in a millisecond by a copy of 1 GiB."""
+    x = torch.empty(1 << 28, device=device)
+    return 2 * x.nbytes / milliseconds(x.clone, seconds)
+
+
+def words(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
+
+
+def fwht_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
+    rows = []
+    for dtype, b in FWHT:
+        small = torch.randint(-9, 10, (4, 1 << b)).to(dtype)
+        exact = torch.equal(ops.fwht(small.to(device)).cpu(), ops.fwht(small))
+        x = torch.randn(VALUES >> b, 1 << b, device=device).to(dtype)
+        ms = milliseconds(lambda x=x: ops.fwht(x), seconds)
+        floor = 2 * x.nbytes / rate
+        name = {"op": "fwht", "size": f"{dtype} b={b} values=2**28".removeprefix("torch.")}
+        rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
+    return rows
+
+
+def sparse(terms: int, n: int) -> Tensor:
+    """Terms of five features."""
+    out = torch.zeros(terms, n, dtype=torch.bool)
+    out[torch.arange(terms)[:, None], torch.randint(n, (terms, 5))] = True
+    return pack(out)
+
+
+def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
+    """(op, size, call, a smaller call on any device, bytes that it has to move)."""
+    n, samples, terms = 1024, 1_000_000, 10_000
+    masks, support = words(samples, n // 64, seed=0).to(device), sparse(terms, n)
+    coefs, values = torch.randn(terms).double(), torch.randn(samples).double()
+    on = {name: x.to(device) for name, x in {"s": support, "c": coefs, "v": values}.items()}
+    columns = words(2048, 2048, seed=3)
+    wide = columns.to(device)
+    code = bch_code(n, 5)
+    readings = torch.randn(12_288, code.delays).double()
+    noisy = readings.to(device)
+    rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
+    points = rows.to(device)
+    cases = [
+        (
+            *("uniform_masks", f"{samples} x {n}"),
+            lambda: ops.uniform_masks(samples, n, seed=0, device=device),
+            lambda d: ops.uniform_masks(999, n, seed=0, device=d),
+            masks.nbytes,
+        ),
+        (
+            *("affine_masks", f"b=17 P=8 n={n}"),
+            lambda: ops.affine_masks(points[:17], points[16:]),
+            lambda d: ops.affine_masks(rows[:9].to(d), rows[9:].to(d)),
+            8 * 8 * (n // 64) << 17,
+        ),
+        (
+            *("parity_bits", f"{samples} x {terms}, n={n}, |k|=5"),
+            lambda: ops.parity_bits(masks, on["s"]),
+            lambda d: ops.parity_bits(few.to(d), support.to(d)),
+            masks.nbytes + samples * terms // 8,
+        ),
+        (
+            *("parity_predict", f"{samples} x {terms}, n={n}, |k|=5"),
+            lambda: ops.parity_predict(masks, on["s"], on["c"]),
+            lambda d: ops.parity_predict(few.to(d), support.to(d), coefs.round().to(d)),
+            masks.nbytes + 8 * samples,
+        ),
+        (
+            *("parity_adjoint", f"{samples} x {terms}, n={n}, |k|=5"),
+            lambda: ops.parity_adjoint(masks, on["s"], on["v"]),
+            lambda d: ops.parity_adjoint(few.to(d), support.to(d), values[:999].round().to(d)),
+            masks.nbytes + 8 * samples,
+        ),
+        (
+            *("parity_gram", "2048 x 131072"),
+            lambda: ops.parity_gram(wide, 2048 * 64),
+            lambda d: ops.parity_gram(columns[:99].to(d), 2048 * 64),
+            columns.nbytes + 8 * 2048**2,
+        ),
+        *(
+            (
+                *("bch_decode", f"{len(readings)} rows, n={n}, t=5, chase={chase}"),
+                lambda q=chase: ops.bch_decode(noisy, code, chase=q),
+                lambda d, q=chase: ops.bch_decode(readings[:99].to(d), code, chase=q)[0],
+                readings.nbytes,
+            )
+            for chase in (0, 6)
+        ),
+        (
+            *("boost", "30000 x 1024, 10 trees of depth 5"),
+            lambda: ops.boost(masks[:30_000], on["v"][:30_000], n, trees=10),
+            lambda d: ops.boost(few.to(d), values[:999].to(d), n, trees=3).value,
+            10 * 5 * 30_000 * n // 8,
+        ),
+    ]
+    cpu, found = torch.device("cpu"), []
+    for op, size, call, smaller, moved in cases:
+        equal = torch.equal(smaller(device).cpu(), smaller(cpu))
+        ms, floor = milliseconds(call, seconds), moved / rate
+        name = {"op": op, "size": size}
+        found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each measurement")
+    seconds = parser.parse_args().seconds
+    if not torch.cuda.is_available():
+        print("no GPU: nothing was measured")
+        return
+    device = torch.device("cuda")
+    rate = copy_rate(device, seconds)
+    rows = fwht_rows(device, rate, seconds) + op_rows(device, rate, seconds)
+    table(rows)
+    wrong = [row for row in rows if not row["equal"]]
+    if wrong:
+        sys.exit(f"not equal to the CPU, so no results were written: {wrong}")
+    about = {"device": torch.cuda.get_device_name(device), "copy_gb_s": rate / 1e6}
+    write("gpu", rows, **about)
+
+
+if __name__ == "__main__":
+    main()
