@@ -12,6 +12,7 @@
 #include "bch.h"
 #include "boost.h"
 #include "fwht.h"
+#include "gelu.h"
 #include "isa.h"
 #include "masks.h"
 #include "pack_tokens.h"
@@ -68,6 +69,11 @@ void packed_attention(const Matrix& query, const Matrix& key, const Matrix& valu
                                          scale,
                                          causal};
   spex::packed_attention_cpu(problem, spex::resolve_isa(isa), threads);
+}
+
+template <typename T>
+void gelu(Address x, Address out, int64_t size, int isa, int threads) {
+  spex::gelu_cpu(at<const T>(x), at<T>(out), size, spex::resolve_isa(isa), threads);
 }
 
 }  // namespace
@@ -269,4 +275,7 @@ PYBIND11_MODULE(_cpu, m) {
 
   m.def("packed_attention_f32", &packed_attention<float>, release());
   m.def("packed_attention_bf16", &packed_attention<spex::BFloat16>, release());
+
+  m.def("gelu_f32", &gelu<float>, release());
+  m.def("gelu_bf16", &gelu<spex::BFloat16>, release());
 }

@@ -3,13 +3,10 @@
 
 #include <cstdint>
 
+#include "bfloat16.h"
 #include "isa.h"
 
 namespace spex {
-
-struct BFloat16 {
-  uint16_t bits;  // the upper half of a float
-};
 
 // A matrix for each head, one row a token: the strides in values; values of a row are neighbours.
 template <typename T>

@@ -37,6 +37,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "mask_embed": ("reference", "triton"),
     "head_scale": ("reference", "triton"),
     "packed_attention": ("reference", "cpu"),
+    "gelu": ("reference", "cpu"),
     "score_last": ("reference", "triton"),
     "token_logprobs": ("reference", "triton"),
 }

@@ -268,3 +268,11 @@ def packed_attention_cpu(
         *(scale, causal, *_how(isa)),
     )
     return out
+
+
+def gelu_cpu(x: Tensor, *, isa: str | None = None) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    call = _cpu.gelu_f32 if x.dtype == torch.float32 else _cpu.gelu_bf16
+    call(x.data_ptr(), out.data_ptr(), x.numel(), *_how(isa))
+    return out

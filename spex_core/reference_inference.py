@@ -121,6 +121,11 @@ def packed_attention(
     return out
 
 
+def gelu(x: Tensor) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(min=-40)  # no -inf times 0
+    return (wide * torch.special.ndtr(wide)).to(x.dtype)
+
+
 Norm = tuple[str, Tensor, Tensor | None, float]  # "rms" or "layer", weight, bias, eps
 
 

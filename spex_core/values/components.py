@@ -20,9 +20,9 @@ from .. import ops_inference
 from ..errors import check, check_int
 from ..value_function import ValueFunction
 from .answers import check_rows, device_of, evaluation_mode
-from .batch_attention import faster_attention
 from .fingerprint import digest
 from .gates import Gate, Hooks, find_heads, find_layers, find_mlps, find_modules
+from .lent import lent_parts
 
 Score = Callable[[Any, Tensor], Tensor]
 FINDERS = {"heads": find_heads, "layers": find_layers, "mlps": find_mlps}
@@ -116,7 +116,7 @@ class Components(ValueFunction):
     def running(self) -> Iterator[None]:
         with (
             evaluation_mode(self.model),
-            faster_attention(self.model),
+            lent_parts(self.model),
             Hooks(self.model, self.gates) as self._hooks,
         ):
             if self.absent == "mean" and self._means is None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..backend import pick
 from ..errors import MissingExtra
 from ..ops_inference import packed_attention
+from .activations import replace_gelus
 
 ATTENTION = "spex_packed"
 Run = tuple[int, int, int]  # first token, sequences, tokens of each
@@ -82,8 +83,8 @@ def hidden_states(model: Any, pack: Pack) -> Tensor:
 
 
 def packable(model: Any, attention: str = ATTENTION) -> Any:
-    """The model over again, with the same weights in the same memory but an attention of its own,
-    in evaluation mode; the caller's stays as it is.
+    """The model over again, with the same weights in the same memory but an attention and an exact
+    GELU of its own, in evaluation mode; the caller's stays as it is.
 
     Raises: NotImplementedError where the model does not take its attention from transformers'
             registry.
@@ -94,6 +95,7 @@ def packable(model: Any, attention: str = ATTENTION) -> Any:
     if not twin._can_set_attn_implementation():
         raise NotImplementedError(f"{type(model).__name__} has no attention hook")
     twin.set_attn_implementation(attention)
+    replace_gelus(twin)
     return twin
 
 

@@ -3,6 +3,7 @@
 void test_boost();
 void test_decode();
 void test_fwht();
+void test_gelu();
 void test_masks();
 void test_pack_tokens();
 void test_packed_attention();
@@ -13,6 +14,7 @@ void test_trees();
 int main() {
   test_threads();
   test_fwht();
+  test_gelu();
   test_masks();
   test_pack_tokens();
   test_packed_attention();
