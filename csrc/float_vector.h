@@ -1,6 +1,6 @@
-// A vector of floats of one width, its way in and out of memory in either dtype, and arithmetic that
-// kernels share. Internal linkage, as in fwht_kernel.h: each file that includes it compiles it for
-// the instruction set of that file.
+// A vector of floats of one width, its way in and out of memory in either dtype, and arithmetic
+// that kernels share. Internal linkage, as in fwht_kernel.h: each file that includes it compiles
+// it for the instruction set of that file.
 #pragma once
 
 #include <cstddef>
