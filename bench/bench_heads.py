@@ -25,7 +25,7 @@ from spex_core.values.heads import mean_embedding
 from spex_core.values.text import load_minilm
 
 MASKS, TURN, TOKENS = 1024, 128, 92
-ROWS = (1, 8, 11, 64)  # masks in a forward pass; 11 are the budget of a CPU
+ROWS = (1, 8, 22, 64)  # masks in a forward pass; 22 are the budget of a CPU
 
 
 def rival(model: torch.nn.Module, ids: torch.Tensor) -> Callable[[np.ndarray], torch.Tensor]:

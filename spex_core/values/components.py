@@ -54,7 +54,7 @@ class Components(ValueFunction):
         heads: of one layer, for a model whose configuration does not say.
         tokens: the budget of a forward pass, masks times tokens of an example (for inputs that are
             not whole numbers: elements over the last axis); by default what a CPU's caches like,
-            1,024, and 65,536 on a GPU.
+            2,048, and 65,536 on a GPU.
         threads: forward passes at a time, each on one torch thread.
     Raises:   ValueError for a module that the model does not have, or that does not run; heads that
               do not divide the projection's inputs; no example; a score of the wrong shape or NaN.
@@ -91,7 +91,7 @@ class Components(ValueFunction):
         self.features = tuple(name for gate in self.gates for name in gate.names)
         self.absent, self.rescale = absent, rescale
         if tokens is None:
-            tokens = 1 << 10 if device_of(model).type == "cpu" else 1 << 16
+            tokens = 1 << 11 if device_of(model).type == "cpu" else 1 << 16
         tokens = check_int("Components: tokens", tokens, 1)
         self.threads = check_int("Components: threads", threads, 1)
         self._batches = _batches(inputs, device_of(model))
