@@ -58,13 +58,14 @@ KINDS = {
 }
 
 
-def leave_one_out_ridge(masks, values, support, variance, level) -> Fit:
+def leave_one_out_ridge(masks, values, support, variance, level, *, trace=True) -> Fit:
     """ridge() at the level of least leave-one-out error, by eigenvalues."""
     x = signs(ops.parity_bits(masks, support), len(masks)).double() * variance.sqrt()[:, None]
     root, turn = torch.linalg.eigh(x.T @ x)  # (T,), (T, T)
     inverse = 1 / (root.clamp_min(0)[:, None] + LEVELS)
     errors = (turn @ (inverse * (turn.T @ values)[:, None])) / (turn.square() @ inverse)
-    return ridge(masks, values, support, variance, float(LEVELS[errors.square().sum(0).argmin()]))
+    best = float(LEVELS[errors.square().sum(0).argmin()])
+    return ridge(masks, values, support, variance, best, trace=trace)
 
 
 def measure(variant: str) -> dict[tuple[str, str], tuple[float, float]]:
