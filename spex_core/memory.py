@@ -17,9 +17,9 @@ def freed_memory_kept() -> Iterator[None]:
     """While it lasts, glibc keeps freed memory for the next tensor, where it would hand it back to
     the kernel and get it back a page fault at a time. The peak stays what it is.
 
-    A forward pass on a CPU makes and frees megabytes in every layer: the faults are 7 to 10 % of
-    its time, and 5 % of a fit of ProxySPEX. Afterwards glibc hands back what is free above 64 MB,
-    which is as far as it goes by itself. On other C libraries this does nothing.
+    A forward pass on a CPU makes and frees megabytes in every layer, a fit of ProxySPEX in every
+    step (tests/test_memory.py counts the faults). Afterwards glibc hands back what is free above
+    64 MB, which is as far as it goes by itself. On other C libraries this does nothing.
     """
     mallopt = _mallopt()
     mallopt(MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)

@@ -204,7 +204,7 @@ def load_encoder(
 
     Args:    output: as Encoder's; "logits" loads a sequence classifier.
              max_tokens: as as_encoder's.
-             dtype: torch.bfloat16 is 1.9 times faster on a CPU that has it; its noise is 0.6 % of
+             dtype: torch.bfloat16 is faster on a CPU that has it; its noise is up to 1 % of
              the standard deviation of the values.
     Raises:  MissingExtra without transformers; OSError for a model that is not there.
     Example: load_encoder("distilbert-base-uncased-finetuned-sst-2-english", output="logits")
