@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def export_parquet(store: Store, path: str | os.PathLike[str]) -> int:
     schema = _schema(arrow, store.manifest)
     try:
         with open(unfinished, "wb") as file:
-            with parquet.ParquetWriter(file, schema) as writer:
+            with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
                 for masks, values in store.blocks():
                     packed = [None, arrow.py_buffer(masks.numpy())]
                     kind = schema.field("mask").type
@@ -66,10 +67,10 @@ def import_parquet(store: Store, path: str | os.PathLike[str]) -> int:
     added = 0
     with open(path, "rb") as raw:
         try:
-            file = parquet.ParquetFile(raw)
+            file = parquet.ParquetFile(raw, page_checksum_verification=True)
             there = Manifest(**json.loads((file.schema_arrow.metadata or {})[KEY]))
             check(file.schema_arrow.equals(_schema(arrow, there)), "it has other columns")
-        except (arrow.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"import_parquet: {path} is damaged or not an exported store ({error})"
             ) from error
@@ -79,12 +80,16 @@ def import_parquet(store: Store, path: str | os.PathLike[str]) -> int:
             "import_parquet: {} must hold values of the store's function, got others: {}",
             *(path, "; ".join(wrong)),
         )
-        try:
-            for batch in file.iter_batches(ROWS):
-                added += _append(store, batch)
-        except arrow.ArrowException as error:
-            raise FormatError(f"import_parquet: {path} is damaged ({error})") from error
+        for batch in _batches(arrow, file, path):
+            added += _append(store, batch)
     return added
+
+
+def _batches(arrow: Any, file: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
+    try:
+        yield from file.iter_batches(ROWS)
+    except (arrow.ArrowException, OSError) as error:
+        raise FormatError(f"import_parquet: {path} is damaged ({error})") from error
 
 
 def _append(store: Store, batch: Any) -> int:

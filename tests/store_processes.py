@@ -23,7 +23,7 @@ from spex_core.store import Store
 from spex_core.store_manifest import Manifest
 from spex_core.stored import Stored
 
-BUDGET, N = 400, 20
+BUDGET, N = 240, 12
 
 
 class Counted(Toy):

@@ -11,9 +11,8 @@ import pytest
 import torch
 from stores import check_holds, manifest, some_masks, some_values, words_of
 
-from spex_core import FormatError
+from spex_core import FormatError, store_manifest, store_shards
 from spex_core import masks as bits
-from spex_core import store_manifest, store_shards
 from spex_core.store import Store
 from spex_core.store_manifest import Manifest
 

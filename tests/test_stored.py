@@ -46,9 +46,9 @@ def test_fifty_runs_killed_at_random_moments(tmp_path) -> None:
         assert row["same values"], row
         assert row["same result"], row
         assert row["kept"] >= row["begun"] - 16, row  # all but the pack that it was at
-        assert 400 <= row["evaluated"] <= 400 + 16, row
-    assert any(row["evaluated"] > 400 for row in rows)  # some were killed in a pack
-    assert len({row["kept"] for row in rows}) > 10
+        assert 240 <= row["evaluated"] <= 240 + 16, row
+    assert any(row["evaluated"] > 240 for row in rows)  # some were killed in a pack
+    assert len({row["kept"] for row in rows}) > 7
 
 
 def test_several_writers_at_once(tmp_path) -> None:
