@@ -271,8 +271,8 @@ class Store:
             *((count, *self._shape), values.shape, self.manifest.outputs),
         )
         numbers = np.ascontiguousarray(values, np.float64).reshape(count, self._layout.values)
-        bad = np.flatnonzero(~np.isfinite(numbers).all(1))
-        if len(bad):
+        if not np.isfinite(numbers).all():
+            bad = np.flatnonzero(~np.isfinite(numbers).all(1))
             raise ValueError(
                 f"Store.append: values must be finite, got {values[bad[0]]} for mask {bad[0]} "
                 f"({len(bad)} of {count} are not finite)"

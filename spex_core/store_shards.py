@@ -30,7 +30,8 @@ sync = getattr(os, "fdatasync", os.fsync)  # which also makes the new length dur
 def _mix(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     """One word into a hash, uint64 (T,) both. For either argument fixed it is one to one in the
     other, so that a change of one word never goes unseen; of several, with odds of 2**-64."""
-    state = (state ^ word) * np.uint64(0x9E3779B97F4A7C15)
+    state = state ^ word
+    state *= np.uint64(0x9E3779B97F4A7C15)
     state ^= state >> np.uint64(32)
     state *= np.uint64(0xD6E8FEB86659FD93)
     state ^= state >> np.uint64(29)

@@ -179,7 +179,7 @@ def test_the_manifest_says_all(tmp_path) -> None:
         ({"algorithm": "spex"}, "algorithm: 'proxyspex' there, 'spex' asked"),
         ({"outputs": 2}, "outputs: None there, 2 asked"),
         ({"options": {"degree": 4}}, r"options\['degree'\]: None there, 4 asked"),
-        ({"fingerprint": "toi"}, "fingerprint: 'toy' there, 'toi' asked"),
+        ({"fingerprint": "tea"}, "fingerprint: 'toy' there, 'tea' asked"),
         ({"features": ["x0", "x1", "y2"]}, "feature 2: 'x2' there, 'y2' asked"),
         ({"features": ["x0"]}, "n: 3 there, 1 asked"),
         ({"fingerprint": "toy" * 100 + "A"}, "fingerprint: 'toy' there, 'toytoytoy"),
