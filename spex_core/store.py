@@ -77,8 +77,7 @@ class Store:
         Args:   masks: packed int64 (T, W), or bool (T, n). values: (T,), or (T, q) for a store of q
                 outputs; finite.
         Raises: TypeError, ValueError; OSError if they cannot be written, as on a full or read-only
-                disk: then none of them counts, all that was there stays, and the next append tries
-                again.
+                disk: then this batch is to be appended again, and all that was there stays.
         """
         words = self._words("append", masks)
         numbers = self._numbers_of(values, len(words))
@@ -203,9 +202,9 @@ class Store:
                 raise
             raise OSError(
                 error.errno,
-                f"Store.append: cannot write to the store ({error.strerror}); none of the "
-                f"{len(records):,} values of this batch is kept, all earlier ones are: append "
-                "again, or open the store again, when the disk can be written to",
+                f"Store.append: cannot write to the store ({error.strerror}); the {len(records):,} "
+                "values of this batch are not safe, all earlier ones are: append them again, or "
+                "open the store again, when the disk can be written to",
                 str(self.folder),
             ) from error
         number = self._number(self._writer.stem, self._writer.path)

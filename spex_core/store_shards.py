@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from .store_manifest import sync_folder
 
 BLOCK = 1 << 13  # records read at a time
 PAGES = 1 << 10  # records looked up between two times that mapped pages are given back
+
+SHARD = re.compile(r"[0-9a-f]{16}-\d+-[0-9a-f]{8}\.(part|\d+\.shard)")
 
 sync = getattr(os, "fdatasync", os.fsync)  # which also makes the new length durable
 
@@ -99,7 +102,7 @@ class Writer:
             raise
 
     def append(self, records: np.ndarray) -> int:
-        """Records are on disk when this returns the row of the first; else none of them counts."""
+        """Records are on disk when this returns the row of the first; else that is uncertain."""
         first, left = self.rows, memoryview(records).cast("B")
         try:
             while left:
@@ -112,9 +115,13 @@ class Writer:
         return first
 
     def abandon(self) -> None:
-        """Leave what is complete, and no name for nothing. The disk may refuse even that."""
+        """Cut off a record in part, and leave no name for nothing. The disk may refuse even that.
+
+        Whole records stay, whoever counts them: another process may have mapped them.
+        """
         with contextlib.suppress(OSError):
-            os.ftruncate(self.file, 8 * self.layout.width * self.rows)
+            size = os.fstat(self.file).st_size
+            os.ftruncate(self.file, size - size % (8 * self.layout.width))
         os.close(self.file)
         if not self.rows:
             with contextlib.suppress(OSError):
@@ -206,5 +213,5 @@ class Shard:
 
 def shards_in(folder: Path) -> dict[str, Path]:
     """Name -> path of each shard, the oldest first."""
-    paths = [path for path in folder.iterdir() if path.suffix in (".part", ".shard")]
+    paths = [path for path in folder.iterdir() if SHARD.fullmatch(path.name)]
     return {path.name.split(".")[0]: path for path in sorted(paths, key=lambda path: path.name)}

@@ -322,3 +322,15 @@ def test_bad_masks(tmp_path, where) -> None:
         call(np.zeros((2, 70)), *more)
     with pytest.raises(ValueError, match="no bit beyond feature 69"):
         call(torch.tensor([[0, 64], [0, 0]]), *more)
+
+
+def test_other_files_in_the_directory_are_left_alone(tmp_path) -> None:
+    store = Store.open(tmp_path / "run", manifest())
+    names = ["notes.txt", "old.part", "old.shard", "old.5.shard", f"{'0' * 16}-1-{'0' * 8}.x.shard"]
+    for name in names:
+        (store.folder / name).write_text("mine")
+    again = Store.open(store.folder)
+    assert (len(again), again.shards, again.damaged) == (0, 0, 0)
+    again.append(some_masks(70, 3), some_values(3))
+    again.close()
+    assert all((store.folder / name).read_text() == "mine" for name in names)
