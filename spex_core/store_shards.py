@@ -23,6 +23,7 @@ import numpy as np
 from .store_manifest import sync_folder
 
 BLOCK = 1 << 13  # records read at a time
+SMALL = 1 << 18  # bytes of a shard that is read, not mapped: a map takes a file handle
 PAGES = 1 << 10  # records looked up between two times that mapped pages are given back
 
 SHARD = re.compile(r"[0-9a-f]{16}-\d+-[0-9a-f]{8}\.(part|\d+\.shard)")
@@ -148,7 +149,8 @@ class Shard:
         self.path, self.layout = path, layout
         self.records = np.empty((0, layout.width), np.uint64)
         self.scanned = self.damaged = self.unfinished = 0
-        self.complete = False
+        self.complete, self.torn = False, False
+        self.pages: mmap.mmap | None = None
 
     def map(self) -> None:
         """See what the file holds by now."""
@@ -156,10 +158,11 @@ class Shard:
         with self._open() as file:
             size = os.fstat(file.fileno()).st_size
             self.torn = size % row > 0
-            if rows := size // row:
-                self._pages = mmap.mmap(file.fileno(), row * rows, access=mmap.ACCESS_READ)
-                words = np.frombuffer(self._pages, np.dtype("<u8"))
-                self.records = words.reshape(rows, self.layout.width)
+            whole = size - size % row
+            if whole > SMALL:
+                self.pages = mmap.mmap(file.fileno(), whole, access=mmap.ACCESS_READ)
+            words = np.frombuffer(self.pages or file.read(whole), np.dtype("<u8"))
+            self.records = words.reshape(-1, self.layout.width)
 
     def _open(self) -> BinaryIO:
         while True:
@@ -207,8 +210,8 @@ class Shard:
 
     def drop_pages(self) -> None:
         """What has been read does not stay resident; the kernel's cache keeps it."""
-        if len(self.records) and hasattr(self._pages, "madvise"):
-            self._pages.madvise(mmap.MADV_DONTNEED)
+        if self.pages is not None and hasattr(self.pages, "madvise"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
 
 
 def shards_in(folder: Path) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 
 import numpy as np
@@ -19,7 +20,9 @@ from spex_core.store_manifest import Manifest
 
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 100, 1000])
 @pytest.mark.parametrize("outputs", [None, 1, 3])
-def test_what_is_put_in_comes_out(tmp_path, n, outputs) -> None:
+@pytest.mark.parametrize("small", [0, 1 << 18])
+def test_what_is_put_in_comes_out(tmp_path, monkeypatch, n, outputs, small) -> None:
+    monkeypatch.setattr(store_shards, "SMALL", small)  # shards are mapped, or read
     rows = min(1 << min(n, 9), 300)
     masks, values = some_masks(n, rows), some_values(rows, outputs)
     with Store.open(tmp_path / "run", manifest(n, outputs=outputs)) as store:
@@ -334,3 +337,18 @@ def test_other_files_in_the_directory_are_left_alone(tmp_path) -> None:
     again.append(some_masks(70, 3), some_values(3))
     again.close()
     assert all((store.folder / name).read_text() == "mine" for name in names)
+
+
+def test_more_shards_than_a_process_may_have_files(tmp_path) -> None:
+    masks, values = some_masks(70, 60), some_values(60)
+    store = Store.open(tmp_path / "run", manifest())
+    for row in range(60):
+        store.append(masks[row : row + 1], values[row : row + 1])
+        store.close()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, before[1]))
+    try:
+        check_holds(Store.open(tmp_path / "run"), masks, values)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
