@@ -21,6 +21,7 @@ ORDER = [
         "reference",
         "reference_decode",
         "reference_boost",
+        "reference_gp",
         "reference_inference",
         "native",
         "triton_kernels",
