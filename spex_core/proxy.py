@@ -282,17 +282,23 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
 
     by_prior = {name: errors({name: 1.0}) for name in parts[0][0]}
     count = sum(len(outside) for *_, outside in parts)
-    best = np.array([float(error.min()) for error in by_prior.values()])
-    least = max(best.min(), 1e-12 * count)
-    weights = (best == best.min()).astype(float)
-    if recipe.temperature:
-        weights = np.exp((best.min() - best) / least * count / (2 * recipe.temperature))
-        weights[weights < 1e-3] = 0.0
-    mixture = dict(zip(by_prior, (weights / weights.sum()).tolist(), strict=True))
+    mixture = shares_of(by_prior, count, recipe.temperature)
     level, linear_level = (
         float(LEVELS[int(error.argmin())]) for error in (errors(mixture), by_prior["linear"])
     )
     return mixture, level, linear_level
+
+
+def shares_of(errors: dict[str, Tensor], count: int, temperature: float) -> dict[str, float]:
+    """The share of each prior in a mixture, from its squared errors on `count` samples left out, at
+    each level: its likelihood at the best level with the noise of the best prior, tempered."""
+    best = np.array([float(error.min()) for error in errors.values()])
+    least = max(best.min(), 1e-12 * count)
+    weights = (best == best.min()).astype(float)
+    if temperature:
+        weights = np.exp((best.min() - best) / least * count / (2 * temperature))
+        weights[weights < 1e-3] = 0.0
+    return dict(zip(errors, (weights / weights.sum()).tolist(), strict=True))
 
 
 def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) -> Tensor:

@@ -1,0 +1,454 @@
+"""Stage 5'' of GPSPEX, values -> a Gaussian process over the Walsh spectrum: priors fitted on parts
+of the samples, mixed as the samples left out decide, and one posterior under the mixture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .anova import Anova, Taste, fit_anova, kernel_of, linear
+from .gp_prior import (
+    Listed,
+    Mixture,
+    energy_by_order,
+    kernels_of,
+    likely_terms,
+    mixture_of,
+)
+from .prior import Spectra, Terms, choose_support, prior_variances
+from .proxy import (
+    DEFAULT,
+    DUST,
+    LEVELS,
+    ProxyFit,
+    bag_spectra,
+    folds,
+    largest,
+    mean_of,
+    path_errors,
+    shares_of,
+)
+from .ridge import one_thread, signs
+from .transform import r2
+
+
+@dataclass(frozen=True)
+class GpRecipe:
+    """The choices of the fit; bench/bench_gp.py measures the others.
+
+    Attributes:
+        spreads: (order, spread) of the ANOVA kernels; an order of 0 is the degree asked for.
+        folds: parts that the samples are dealt into, fewest and most; dealt: samples of all folds
+        together where the number lies between.
+        compared: samples to fit and to predict where priors are compared, at most; compared_folds:
+        folds looked at then.
+        fitted: samples that the hyperparameters are fitted to, at most.
+        steps: of the optimiser, on a fold and for the last fit.
+        temperature: of the shares of the priors, as in ProxySPEX.
+        listed: terms of the trees' prior. candidates: terms of each order that are looked at.
+        least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
+    """
+
+    spreads: tuple[tuple[int, float], ...] = ((2, 0.7), (0, 0.5), (0, 1.0), (0, 2.0))
+    folds: tuple[int, int] = (4, 8)
+    dealt: int = 1500
+    compared: int = 600
+    compared_folds: int = 3
+    fitted: int = 1500
+    steps: tuple[int, int] = (12, 20)
+    temperature: float = 6.0
+    listed: int = 1024
+    candidates: int = 2048
+    least_terms: int = 1024
+    share: float = 0.5
+    most_terms: int = 8192
+
+    def tastes(self, degree: int) -> list[Taste]:
+        """Without repetitions where the degree is small."""
+        pairs = {(min(order or degree, degree), spread): None for order, spread in self.spreads}
+        return [Taste(order, spread) for order, spread in pairs if order > 1 or degree == 1]
+
+    def folds_of(self, samples: int) -> int:
+        fewest, most = self.folds
+        return min(max(self.dealt // samples, fewest), most)
+
+
+GP_DEFAULT = GpRecipe()
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """The posterior of a set function given its values at some masks.
+
+    Attributes:
+        masks: packed int64 (T, W), of n features. mixture: the prior, but for its scale.
+        dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level.
+        level: the variance of the noise, of one sample. mean, unit: of the values. scale: of the prior
+        and the noise, in units of unit**2.
+    """
+
+    n: int
+    masks: Tensor
+    mixture: Mixture
+    dual: Tensor
+    factor: Tensor
+    level: float
+    mean: float
+    unit: float
+    scale: float
+
+    def predict(
+        self, masks: Tensor, *, stderr: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """f at packed masks, and the standard deviation of what is off, the noise included: float64
+        (T,) each."""
+        cross = self.mixture.covariance(masks, self.masks)
+        with one_thread():
+            mean = (cross @ self.dual).numpy() * self.unit + self.mean
+            if not stderr:
+                return mean, None
+            known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
+            variance = 2.0 - known.square().sum(0)  # the mixture and the constant have 1 each
+        variance = variance.clamp(min=0.0) + self.level
+        return mean, self.unit * np.sqrt(self.scale * variance.numpy())
+
+    def coefs(self, terms: Terms) -> tuple[Tensor, np.ndarray]:
+        """The posterior mean of F[k] over `unit`, the mean of the values left out, and the prior
+        variances: float64 (S,) each."""
+        prior = self.mixture.variance(terms)
+        sums = ops.parity_adjoint(self.masks, terms.packed(), self.dual)
+        return torch.from_numpy(prior) * sums, prior
+
+    def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
+        """The posterior standard deviation of F[k]: float64 (S,)."""
+        out, packed = torch.empty(len(prior), dtype=torch.float64), terms.packed()
+        for start in range(0, len(out), 1024):
+            rows = slice(start, start + 1024)
+            x = signs(ops.parity_bits(self.masks, packed[rows]), len(self.masks)).double()
+            with one_thread():
+                known = torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().sum(0)
+            v = torch.from_numpy(prior[rows])
+            out[rows] = (v * (1.0 - v * known).clamp(min=0.0)).sqrt()
+        return out * (self.unit * self.scale**0.5)
+
+    def effective(self) -> float:
+        """The free terms that the fit amounts to, the trace of K (K + level)**-1."""
+        some = torch.arange(min(256, len(self.dual))) * len(self.dual) // min(256, len(self.dual))
+        units = torch.zeros(len(self.dual), len(some), dtype=torch.float64)
+        units[some, torch.arange(len(some))] = 1.0
+        with one_thread():
+            half = torch.linalg.solve_triangular(self.factor, units, upper=False)
+        return len(self.dual) * (1.0 - self.level * float(half.square().sum(0).mean()))
+
+
+@dataclass(frozen=True)
+class GpFit(ProxyFit):
+    """What ProxyFit has, r2 being that of the terms kept, and beside it
+
+    Attributes:
+        stderr: float64 (S,), posterior standard deviations of coefs.
+        r2_process: of the whole process, on the same samples as r2.
+        missed: share of the variance of the process's mean that the terms left out hold.
+        process: for predictions with error bars; None where every mask there is was evaluated.
+    """
+
+    stderr: Tensor | None = None
+    r2_process: float | None = None
+    missed: float = 0.0
+    process: Process | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One output of mean 0 and variance 1, its folds, and what trees say of it.
+
+    Attributes:
+        masks: packed int64 (T, W). values: float64 (T,). fold: int64 (T,).
+        trees: the spectra of the bags, the terms of the trees' prior and their rows in the spectra;
+        None without trees.
+    """
+
+    n: int
+    masks: Tensor
+    values: Tensor
+    fold: np.ndarray
+    degree: int
+    trees: tuple[Spectra, Terms, np.ndarray] | None
+    recipe: GpRecipe
+
+    def split(self, k: int) -> tuple[Tensor, Tensor]:
+        """Samples outside fold k and in it, at most `compared` of each, at even distances."""
+        parts = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
+        return tuple(spread_out(torch.from_numpy(part), self.recipe.compared) for part in parts)
+
+    def looked_at(self) -> range:
+        """Folds: all of a small problem, else a few."""
+        count = int(self.fold.max()) + 1
+        small = len(self.values) <= self.recipe.compared
+        return range(count if small else min(count, self.recipe.compared_folds))
+
+    def tree_prior(self, k: int | None) -> dict[str, Listed]:
+        """What the trees outside fold k say, or all trees."""
+        if self.trees is None:
+            return {}
+        spectra, support, row = self.trees
+        variance = prior_variances(spectra, k, support, row)["trees"]
+        if not variance.any():
+            return {}
+        top, share = largest(variance, self.recipe.listed)
+        return {"trees": Listed(support[top], share)}
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One fold: priors that have not seen it, and the covariance of all its samples with those
+    inside, under each."""
+
+    inside: Tensor
+    outside: Tensor
+    thetas: dict[str, Tensor]
+    priors: dict[str, Anova | Listed]
+    covariances: dict[str, Tensor]
+
+
+def spread_out(rows: Tensor, most: int) -> Tensor:
+    """At most so many of the rows, at even distances."""
+    size = min(len(rows), most)
+    return rows[torch.arange(size) * len(rows) // size] if size else rows
+
+
+def fit_gp(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    *,
+    degree: int,
+    terms: int | None,
+    trees: bool,
+    seed: int,
+    recipe: GpRecipe = GP_DEFAULT,
+) -> list[GpFit]:
+    """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
+
+    Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal.
+          degree: the largest order of a term. terms: to keep, at most; None as the recipe says.
+          trees: whether the spectrum of boosted trees is one of the priors.
+    """
+    mean = [mean_of(row) for row in values]
+    unit = [float((row - m).square().mean().sqrt()) for row, m in zip(values, mean, strict=True)]
+    y = torch.stack([(row - m) / u for row, m, u in zip(values, mean, unit, strict=True)])
+    fold = folds(len(masks), recipe.folds_of(len(masks)), seed)
+    known: list[tuple | None] = [None] * len(y)
+    if trees:
+        top = y.abs().amax(1, keepdim=True)  # as boosting is tuned for
+        for i, spectra in enumerate(bag_spectra(masks, y / top, n, fold, degree, DEFAULT)):
+            known[i] = (spectra, *choose_support(spectra, recipe.listed))
+    fits = []
+    for i, row in enumerate(y):
+        problem = Problem(n, masks, row, fold, degree, known[i], recipe)
+        fits.append(fit_problem(problem, terms, mean[i], unit[i]))
+    return fits
+
+
+def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> GpFit:
+    """The mixture of priors or, where that predicts samples left out better, a linear fit."""
+    recipe, values = problem.recipe, problem.values
+    if terms is None:
+        terms = int(recipe.share * len(values))
+        terms = min(max(terms, recipe.least_terms), recipe.most_terms)
+    trials = [trial(problem, k) for k in problem.looked_at()]
+    shares, level, linear_level = compare(problem, trials)
+    scores, surprise = score(problem, trials, shares, level, linear_level, terms)
+    note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
+    if scores["linear"] > scores["terms"]:
+        shares, level = {"linear": 1.0}, linear_level
+        scores["terms"] = scores["process"] = scores["linear"]
+        note = "linear, the best on samples left out"
+    mixture = mixture_of(final_priors(problem, trials, shares), shares)
+    process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
+    process = dataclasses.replace(process, scale=process.scale * surprise)
+    kept, coefs, prior = spectrum(process, terms, recipe.candidates)
+    missed = missed_share(process, coefs)
+    stderr = process.stderr(kept, prior)
+    coefs = coefs * unit
+    coefs[0] += process.mean
+    left_out = sum(len(t.outside) for t in trials)
+    return GpFit(
+        support=kept.packed(),
+        coefs=coefs,
+        r2=scores["terms"],
+        r2_linear=scores["linear"],
+        left_out=left_out,
+        effective=min(process.effective(), float(len(coefs))),
+        note=f"{int(problem.fold.max()) + 1} folds; prior {note}",
+        stderr=stderr,
+        r2_process=scores["process"],
+        missed=missed,
+        process=process,
+    )
+
+
+def trial(problem: Problem, k: int) -> Trial:
+    """The priors fitted outside fold k, each kernel from where the one before it ended."""
+    inside, outside = problem.split(k)
+    masks, y = problem.masks[inside], problem.values[inside]
+    y = y - mean_of(y)
+    thetas = fit_tastes(problem, masks, y, {}, problem.recipe.steps[0])
+    priors = {"linear": linear(problem.n)} | problem.tree_prior(k)
+    priors |= {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
+    rows = problem.masks[torch.cat([inside, outside])]
+    covariances = {
+        name: prior.covariance(rows, masks).add_(1.0).float() for name, prior in priors.items()
+    }
+    return Trial(inside, outside, thetas, priors, covariances)
+
+
+def fit_tastes(
+    problem: Problem, masks: Tensor, values: Tensor, starts: dict[str, Tensor], steps: int
+) -> dict[str, Tensor]:
+    """theta of each kernel, or of those that have a start: from there, or from the kernel before it
+    if that has as many orders."""
+    out: dict[str, Tensor] = {}
+    before: Tensor | None = None
+    for taste in problem.recipe.tastes(problem.degree):
+        name = f"order {taste.orders} spread {taste.spread:g}"
+        if starts and name not in starts:
+            continue
+        start = starts.get(name)
+        if start is None and before is not None and len(before) == problem.n + taste.orders + 1:
+            start = before
+        out[name] = before = fit_anova(masks, values, problem.n, taste, start, steps)
+    return out
+
+
+def compare(problem: Problem, trials: list[Trial]) -> tuple[dict[str, float], float, float]:
+    """How far to trust each prior: name -> share, by how well it predicts the samples left out; the
+    best level of the mixture, and that of the linear prior alone."""
+
+    def errors(shares: dict[str, float]) -> Tensor:
+        """Of a mixture on all samples left out, at each of LEVELS."""
+        return sum(
+            path_errors(blend(one, shares), problem.values[one.inside], problem.values[one.outside])
+            for one in trials
+        )
+
+    names = [name for name in trials[0].covariances if all(name in t.covariances for t in trials)]
+    by_prior = {name: errors({name: 1.0}) for name in names}
+    count = sum(len(one.outside) for one in trials)
+    shares = shares_of(by_prior, count, problem.recipe.temperature)
+    level, linear_level = (
+        float(LEVELS[int(error.argmin())]) for error in (errors(shares), by_prior["linear"])
+    )
+    return shares, level, linear_level
+
+
+def blend(one: Trial, shares: dict[str, float]) -> Tensor:
+    """The covariance under a mixture."""
+    return sum(share * one.covariances[name] for name, share in shares.items() if share)
+
+
+def score(
+    problem: Problem,
+    trials: list[Trial],
+    shares: dict[str, float],
+    level: float,
+    linear_level: float,
+    terms: int,
+) -> tuple[dict[str, float], float]:
+    """R2 on the samples left out of the mixture's process, of its `terms` largest terms, and of a
+    linear fit; and the mean square of the errors over their standard deviations, which is one where
+    these are right."""
+    found: dict[str, list[np.ndarray]] = {"process": [], "terms": [], "linear": []}
+    truth, surprise = [], []
+    for one in trials:
+        masks, outside = problem.masks[one.inside], problem.masks[one.outside]
+        y = problem.values[one.inside]
+        fitted = posterior(problem.n, masks, y, mixture_of(one.priors, shares), level)
+        mean, stderr = fitted.predict(outside)
+        found["process"].append(mean)
+        surprise.append(((problem.values[one.outside].numpy() - mean) / stderr) ** 2)
+        kept, coefs, _ = spectrum(fitted, terms, problem.recipe.candidates)
+        coefs[0] += fitted.mean
+        found["terms"].append(ops.parity_predict(outside, kept.packed(), coefs).numpy())
+        straight = mixture_of(one.priors, {"linear": 1.0})
+        straight = posterior(problem.n, masks, y, straight, linear_level)
+        found["linear"].append(straight.predict(outside, stderr=False)[0])
+        truth.append(problem.values[one.outside].numpy())
+    scores = {name: r2(np.concatenate(truth), np.concatenate(x)) for name, x in found.items()}
+    return scores, float(np.concatenate(surprise).mean())
+
+
+def final_priors(
+    problem: Problem, trials: list[Trial], shares: dict[str, float]
+) -> dict[str, Anova | Listed]:
+    """The priors that have a share, fitted to all samples, or to as many as the recipe allows,
+    from the mean of what the folds found."""
+    rows = spread_out(torch.arange(len(problem.values)), problem.recipe.fitted)
+    starts = {
+        name: torch.stack([one.thetas[name] for one in trials]).mean(0)
+        for name in trials[0].thetas
+        if shares.get(name)
+    }
+    thetas = {}
+    if starts:
+        y = problem.values[rows]
+        thetas = fit_tastes(
+            problem, problem.masks[rows], y - mean_of(y), starts, problem.recipe.steps[1]
+        )
+    priors = {"linear": linear(problem.n)} | problem.tree_prior(None)
+    return priors | {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
+
+
+def posterior(
+    n: int,
+    masks: Tensor,
+    values: Tensor,
+    mixture: Mixture,
+    level: float,
+    mean: float = 0.0,
+    unit: float = 1.0,
+) -> Process:
+    """The process given values, which are (f - mean) / unit."""
+    offset = mean_of(values)
+    covariance = mixture.covariance(masks, masks)
+    with one_thread():
+        covariance.diagonal().add_(level)
+        factor = torch.linalg.cholesky(covariance)
+        dual = torch.cholesky_solve((values - offset)[:, None], factor)[:, 0]
+        scale = float((values - offset) @ dual) / len(values)
+    return Process(n, masks, mixture, dual, factor, level, mean + unit * offset, unit, scale)
+
+
+def spectrum(process: Process, terms: int, candidates: int) -> tuple[Terms, Tensor, np.ndarray]:
+    """The constant and the terms of largest coefficient, largest first: terms, coefficients over
+    `unit`, prior variances. Terms that hold next to nothing together are left out."""
+    found = likely_terms(process.mixture, process.masks, process.dual, process.n, candidates)
+    coefs, prior = process.coefs(found)
+    energy = np.where(found.orders == 0, np.inf, coefs.square().numpy())
+    top = np.argsort(-energy, kind="stable")[: terms + 1]
+    held = np.cumsum(energy[top][:0:-1])[::-1]  # by a term and all smaller ones, but the constant
+    top = top[: 1 + int((held > DUST * held[:1]).sum())]
+    return found[top], coefs[top], prior[top]
+
+
+def missed_share(process: Process, coefs: Tensor) -> float:
+    """The share of the variance of the process's mean that is not in these coefficients, the first
+    of which is the constant."""
+    mixture = process.mixture
+    total = float(energy_by_order(mixture, process.masks, process.dual)[1:].sum())
+    kernels = Mixture(*zip(*kernels_of(mixture), strict=True)) if kernels_of(mixture) else None
+    for part in mixture.parts:
+        if isinstance(part, Listed):
+            both, prior = process.coefs(part.terms)
+            alone = kernels.variance(part.terms) if kernels else np.zeros(len(prior))
+            share = torch.from_numpy(np.divide(alone, prior, out=alone * 0, where=prior > 0))
+            total += float((both.square() - (both * share).square()).sum())
+    if total <= 0:
+        return 0.0
+    return max(0.0, 1.0 - float(coefs[1:].square().sum()) / total)
