@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import masks as bits
 from . import ops
 from .anova import Anova, Taste, fit_anova, kernel_of, linear
 from .gp_prior import (
@@ -87,10 +88,12 @@ class Process:
     """The posterior of a set function given its values at some masks.
 
     Attributes:
-        masks: packed int64 (T, W), of n features. mixture: the prior, but for its scale.
+        n: features. masks: packed int64 (T, W). mixture: the prior, but for its scale.
         dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level.
-        level: the variance of the noise, of one sample. mean, unit: of the values. scale: of the prior
-        and the noise, in units of unit**2.
+        level: the variance of the noise of one sample. mean, unit: of the values. scale: of the
+        prior and the noise, in units of unit**2.
+        wide, features: the features that masks to predict have, and which of them are the n here;
+        None where they are the same.
     """
 
     n: int
@@ -102,13 +105,30 @@ class Process:
     mean: float
     unit: float
     scale: float
+    wide: int | None = None
+    features: np.ndarray | None = None
+
+    def of_all(self, n: int, features: np.ndarray, power: int) -> Process:
+        """The same for masks of n features, of which `features` are those here, and values times
+        2**power."""
+        mean, unit = np.ldexp([self.mean, self.unit], power).tolist()
+        wide = {} if len(features) == n else {"wide": n, "features": features}
+        return dataclasses.replace(self, mean=mean, unit=unit, **wide)
 
     def predict(
-        self, masks: Tensor, *, stderr: bool = True
+        self, masks: np.ndarray | Tensor, *, stderr: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """f at packed masks, and the standard deviation of what is off, the noise included: float64
-        (T,) each."""
-        cross = self.mixture.covariance(masks, self.masks)
+        """f at each mask, and the standard deviation of what is off, the noise included: float64
+        (T,) each.
+
+        Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
+                stderr: None instead of the deviations if False, for speed.
+        Raises: TypeError, ValueError as SparseTransform.predict.
+        """
+        rows = bits.pack_batch("predict", masks, self.wide or self.n)
+        if self.features is not None:
+            rows = bits.pack(bits.unpack(rows, self.wide)[:, self.features])
+        cross = self.mixture.covariance(rows, self.masks)
         with one_thread():
             mean = (cross @ self.dual).numpy() * self.unit + self.mean
             if not stderr:
@@ -232,6 +252,7 @@ def fit_gp(
     terms: int | None,
     trees: bool,
     seed: int,
+    together: int = 1,
     recipe: GpRecipe = GP_DEFAULT,
 ) -> list[GpFit]:
     """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
@@ -239,11 +260,12 @@ def fit_gp(
     Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal.
           degree: the largest order of a term. terms: to keep, at most; None as the recipe says.
           trees: whether the spectrum of boosted trees is one of the priors.
+          together: so many neighbours are in one fold, because their masks are alike.
     """
     mean = [mean_of(row) for row in values]
-    unit = [float((row - m).square().mean().sqrt()) for row, m in zip(values, mean, strict=True)]
+    unit = [float((row - m).numpy().std()) for row, m in zip(values, mean, strict=True)]
     y = torch.stack([(row - m) / u for row, m, u in zip(values, mean, unit, strict=True)])
-    fold = folds(len(masks), recipe.folds_of(len(masks)), seed)
+    fold = folds(len(masks), recipe.folds_of(len(masks)), seed, together)
     known: list[tuple | None] = [None] * len(y)
     if trees:
         top = y.abs().amax(1, keepdim=True)  # as boosting is tuned for

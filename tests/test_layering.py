@@ -41,8 +41,10 @@ ORDER = [
         "shrink",
         "transform",
     ),
-    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values", "demo", "cli"),
+    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
+    *("lbfgs", "anova", "gp_prior", "gp", "memory", "hierarchy"),
+    *("weights", "indices", "explanation", "spex", "uniform", "proxyspex", "gpspex", "fit"),
+    *("compare", "values", "demo", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show
