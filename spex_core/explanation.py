@@ -14,7 +14,7 @@ import torch
 
 from . import indices
 from .errors import FormatError, check
-from .gp import Process
+from .gp_process import Process
 from .transform import SparseTransform
 
 FORMAT = 1  # of saved files

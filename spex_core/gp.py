@@ -11,21 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import masks as bits
 from . import ops
 from .anova import Anova, Taste, fit_anova, kernel_of, linear
-from .gp_prior import (
-    Listed,
-    Mixture,
-    energy_by_order,
-    kernels_of,
-    likely_terms,
-    mixture_of,
-)
+from .gp_prior import Listed, mixture_of
+from .gp_process import Process, missed_share, posterior, spectrum
 from .prior import Spectra, Terms, choose_support, prior_variances
 from .proxy import (
     DEFAULT,
-    DUST,
     LEVELS,
     ProxyFit,
     bag_spectra,
@@ -35,7 +27,6 @@ from .proxy import (
     path_errors,
     shares_of,
 )
-from .ridge import one_thread, signs
 from .transform import r2
 
 
@@ -52,7 +43,7 @@ class GpRecipe:
         fitted: samples that the hyperparameters are fitted to, at most.
         steps: of the optimiser, on a fold and for the last fit.
         temperature: of the shares of the priors, as in ProxySPEX.
-        listed: terms of the trees' prior. candidates: terms of each order that are looked at.
+        listed: terms of each prior that trees make. candidates: terms of each order looked at.
         least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
     """
 
@@ -81,90 +72,6 @@ class GpRecipe:
 
 
 GP_DEFAULT = GpRecipe()
-
-
-@dataclass(frozen=True, eq=False)
-class Process:
-    """The posterior of a set function given its values at some masks.
-
-    Attributes:
-        n: features. masks: packed int64 (T, W). mixture: the prior, but for its scale.
-        dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level.
-        level: the variance of the noise of one sample. mean, unit: of the values. scale: of the
-        prior and the noise, in units of unit**2.
-        wide, features: the features that masks to predict have, and which of them are the n here;
-        None where they are the same.
-    """
-
-    n: int
-    masks: Tensor
-    mixture: Mixture
-    dual: Tensor
-    factor: Tensor
-    level: float
-    mean: float
-    unit: float
-    scale: float
-    wide: int | None = None
-    features: np.ndarray | None = None
-
-    def of_all(self, n: int, features: np.ndarray, power: int) -> Process:
-        """The same for masks of n features, of which `features` are those here, and values times
-        2**power."""
-        mean, unit = np.ldexp([self.mean, self.unit], power).tolist()
-        wide = {} if len(features) == n else {"wide": n, "features": features}
-        return dataclasses.replace(self, mean=mean, unit=unit, **wide)
-
-    def predict(
-        self, masks: np.ndarray | Tensor, *, stderr: bool = True
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """f at each mask, and the standard deviation of what is off, the noise included: float64
-        (T,) each.
-
-        Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
-                stderr: None instead of the deviations if False, for speed.
-        Raises: TypeError, ValueError as SparseTransform.predict.
-        """
-        rows = bits.pack_batch("predict", masks, self.wide or self.n)
-        if self.features is not None:
-            rows = bits.pack(bits.unpack(rows, self.wide)[:, self.features])
-        cross = self.mixture.covariance(rows, self.masks)
-        with one_thread():
-            mean = (cross @ self.dual).numpy() * self.unit + self.mean
-            if not stderr:
-                return mean, None
-            known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
-            variance = 2.0 - known.square().sum(0)  # the mixture and the constant have 1 each
-        variance = variance.clamp(min=0.0) + self.level
-        return mean, self.unit * np.sqrt(self.scale * variance.numpy())
-
-    def coefs(self, terms: Terms) -> tuple[Tensor, np.ndarray]:
-        """The posterior mean of F[k] over `unit`, the mean of the values left out, and the prior
-        variances: float64 (S,) each."""
-        prior = self.mixture.variance(terms)
-        sums = ops.parity_adjoint(self.masks, terms.packed(), self.dual)
-        return torch.from_numpy(prior) * sums, prior
-
-    def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
-        """The posterior standard deviation of F[k]: float64 (S,)."""
-        out, packed = torch.empty(len(prior), dtype=torch.float64), terms.packed()
-        for start in range(0, len(out), 1024):
-            rows = slice(start, start + 1024)
-            x = signs(ops.parity_bits(self.masks, packed[rows]), len(self.masks)).double()
-            with one_thread():
-                known = torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().sum(0)
-            v = torch.from_numpy(prior[rows])
-            out[rows] = (v * (1.0 - v * known).clamp(min=0.0)).sqrt()
-        return out * (self.unit * self.scale**0.5)
-
-    def effective(self) -> float:
-        """The free terms that the fit amounts to, the trace of K (K + level)**-1."""
-        some = torch.arange(min(256, len(self.dual))) * len(self.dual) // min(256, len(self.dual))
-        units = torch.zeros(len(self.dual), len(some), dtype=torch.float64)
-        units[some, torch.arange(len(some))] = 1.0
-        with one_thread():
-            half = torch.linalg.solve_triangular(self.factor, units, upper=False)
-        return len(self.dual) * (1.0 - self.level * float(half.square().sum(0).mean()))
 
 
 @dataclass(frozen=True)
@@ -213,16 +120,17 @@ class Problem:
         small = len(self.values) <= self.recipe.compared
         return range(count if small else min(count, self.recipe.compared_folds))
 
-    def tree_prior(self, k: int | None) -> dict[str, Listed]:
-        """What the trees outside fold k say, or all trees."""
+    def tree_priors(self, k: int | None) -> dict[str, Listed]:
+        """What the trees outside fold k say, or all trees: the priors of ProxySPEX but the linear
+        one, each on its likeliest terms."""
         if self.trees is None:
             return {}
-        spectra, support, row = self.trees
-        variance = prior_variances(spectra, k, support, row)["trees"]
-        if not variance.any():
-            return {}
-        top, share = largest(variance, self.recipe.listed)
-        return {"trees": Listed(support[top], share)}
+        out = {}
+        for name, variance in prior_variances(self.trees[0], k, *self.trees[1:]).items():
+            if name != "linear" and variance.any():
+                top, share = largest(variance, self.recipe.listed)
+                out[name] = Listed(self.trees[1][top], share)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,7 +230,7 @@ def trial(problem: Problem, k: int) -> Trial:
     masks, y = problem.masks[inside], problem.values[inside]
     y = y - mean_of(y)
     thetas = fit_tastes(problem, masks, y, {}, problem.recipe.steps[0])
-    priors = {"linear": linear(problem.n)} | problem.tree_prior(k)
+    priors = {"linear": linear(problem.n)} | problem.tree_priors(k)
     priors |= {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
     rows = problem.masks[torch.cat([inside, outside])]
     covariances = {
@@ -423,54 +331,5 @@ def final_priors(
         thetas = fit_tastes(
             problem, problem.masks[rows], y - mean_of(y), starts, problem.recipe.steps[1]
         )
-    priors = {"linear": linear(problem.n)} | problem.tree_prior(None)
+    priors = {"linear": linear(problem.n)} | problem.tree_priors(None)
     return priors | {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
-
-
-def posterior(
-    n: int,
-    masks: Tensor,
-    values: Tensor,
-    mixture: Mixture,
-    level: float,
-    mean: float = 0.0,
-    unit: float = 1.0,
-) -> Process:
-    """The process given values, which are (f - mean) / unit."""
-    offset = mean_of(values)
-    covariance = mixture.covariance(masks, masks)
-    with one_thread():
-        covariance.diagonal().add_(level)
-        factor = torch.linalg.cholesky(covariance)
-        dual = torch.cholesky_solve((values - offset)[:, None], factor)[:, 0]
-        scale = float((values - offset) @ dual) / len(values)
-    return Process(n, masks, mixture, dual, factor, level, mean + unit * offset, unit, scale)
-
-
-def spectrum(process: Process, terms: int, candidates: int) -> tuple[Terms, Tensor, np.ndarray]:
-    """The constant and the terms of largest coefficient, largest first: terms, coefficients over
-    `unit`, prior variances. Terms that hold next to nothing together are left out."""
-    found = likely_terms(process.mixture, process.masks, process.dual, process.n, candidates)
-    coefs, prior = process.coefs(found)
-    energy = np.where(found.orders == 0, np.inf, coefs.square().numpy())
-    top = np.argsort(-energy, kind="stable")[: terms + 1]
-    held = np.cumsum(energy[top][:0:-1])[::-1]  # by a term and all smaller ones, but the constant
-    top = top[: 1 + int((held > DUST * held[:1]).sum())]
-    return found[top], coefs[top], prior[top]
-
-
-def missed_share(process: Process, coefs: Tensor) -> float:
-    """The share of the variance of the process's mean that is not in these coefficients, the first
-    of which is the constant."""
-    mixture = process.mixture
-    total = float(energy_by_order(mixture, process.masks, process.dual)[1:].sum())
-    kernels = Mixture(*zip(*kernels_of(mixture), strict=True)) if kernels_of(mixture) else None
-    for part in mixture.parts:
-        if isinstance(part, Listed):
-            both, prior = process.coefs(part.terms)
-            alone = kernels.variance(part.terms) if kernels else np.zeros(len(prior))
-            share = torch.from_numpy(np.divide(alone, prior, out=alone * 0, where=prior > 0))
-            total += float((both.square() - (both * share).square()).sum())
-    if total <= 0:
-        return 0.0
-    return max(0.0, 1.0 - float(coefs[1:].square().sum()) / total)

@@ -98,15 +98,22 @@ def likely_terms(mixture: Mixture, masks: Tensor, dual: Tensor, n: int, most: in
         parts.append(_best_pairs(paired, masks, dual, n, most))
     for part, _ in kernels:
         parts += _widened(part, most)
-    tables = [
-        np.pad(np.sort(x, 1), ((0, 0), (0, width - x.shape[1])), constant_values=n) for x in parts
-    ]
-    tables += [
-        np.pad(x.terms.sets, ((0, 0), (0, width - x.terms.sets.shape[1])), constant_values=n)
-        for x in mixture.parts
-        if isinstance(x, Listed)
-    ]
+    tables = [_as_wide(np.sort(x, 1), width, n) for x in parts]
+    tables.append(_as_wide(listed_terms(mixture).sets, width, n))
     return Terms(n, np.unique(np.concatenate(tables), axis=0))
+
+
+def listed_terms(mixture: Mixture) -> Terms:
+    """The terms that any prior of trees lists."""
+    listed = [part.terms for part in mixture.parts if isinstance(part, Listed)]
+    if not listed:
+        return Terms(1, np.zeros((0, 0), np.int32))
+    return Terms(listed[0].n, np.unique(np.concatenate([terms.sets for terms in listed]), axis=0))
+
+
+def _as_wide(sets: np.ndarray, width: int, n: int) -> np.ndarray:
+    """int32 (S, d) -> (S, width), n beyond the last."""
+    return np.pad(sets, ((0, 0), (0, width - sets.shape[1])), constant_values=n)
 
 
 def _width(part: Anova | Listed) -> int:
