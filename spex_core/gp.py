@@ -42,19 +42,23 @@ class GpRecipe:
         folds looked at then.
         fitted: samples that the hyperparameters are fitted to, at most.
         steps: of the optimiser, on a fold and for the last fit.
-        temperature: of the shares of the priors, as in ProxySPEX.
+        temperature: of the shares of the priors, as in ProxySPEX. clip: squared errors count up to
+        so many times their mean there, lest one sample decide. caution: standard errors that a
+        larger level may cost.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
     """
 
     spreads: tuple[tuple[int, float], ...] = ((2, 0.7), (0, 0.5), (0, 1.0), (0, 2.0))
     folds: tuple[int, int] = (4, 8)
-    dealt: int = 1500
+    dealt: int = 1200
     compared: int = 600
     compared_folds: int = 3
     fitted: int = 1500
-    steps: tuple[int, int] = (12, 20)
-    temperature: float = 6.0
+    steps: tuple[int, int] = (10, 15)
+    temperature: float = 12.0
+    clip: float = 9.0
+    caution: float = 0.25
     listed: int = 1024
     candidates: int = 2048
     least_terms: int = 1024
@@ -262,20 +266,29 @@ def compare(problem: Problem, trials: list[Trial]) -> tuple[dict[str, float], fl
     best level of the mixture, and that of the linear prior alone."""
 
     def errors(shares: dict[str, float]) -> Tensor:
-        """Of a mixture on all samples left out, at each of LEVELS."""
-        return sum(
+        """Of a mixture on all samples left out, at each of LEVELS: float64 (samples, levels)."""
+        parts = [
             path_errors(blend(one, shares), problem.values[one.inside], problem.values[one.outside])
             for one in trials
-        )
+        ]
+        return torch.cat(parts)
 
+    recipe = problem.recipe
     names = [name for name in trials[0].covariances if all(name in t.covariances for t in trials)]
     by_prior = {name: errors({name: 1.0}) for name in names}
-    count = sum(len(one.outside) for one in trials)
-    shares = shares_of(by_prior, count, problem.recipe.temperature)
-    level, linear_level = (
-        float(LEVELS[int(error.argmin())]) for error in (errors(shares), by_prior["linear"])
-    )
-    return shares, level, linear_level
+    least = min(float(error.mean(0).min()) for error in by_prior.values())
+    sums = {name: error.clamp(max=recipe.clip * least).sum(0) for name, error in by_prior.items()}
+    shares = shares_of(sums, len(by_prior["linear"]), recipe.temperature)
+    level = cautious(errors(shares).clamp(max=recipe.clip * least), recipe.caution)
+    return shares, level, float(LEVELS[int(by_prior["linear"].sum(0).argmin())])
+
+
+def cautious(errors: Tensor, caution: float) -> float:
+    """The largest of LEVELS whose error is not above the least by more than `caution` standard
+    errors of the difference: float64 (samples, levels) -> a level."""
+    over = errors - errors[:, int(errors.sum(0).argmin())][:, None]
+    doubt = caution * over.std(0, correction=0) / len(over) ** 0.5
+    return float(LEVELS[(over.mean(0) <= doubt).nonzero().max()])
 
 
 def blend(one: Trial, shares: dict[str, float]) -> Tensor:

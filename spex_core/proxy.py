@@ -276,7 +276,9 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
     def errors(shares: dict[str, float]) -> Tensor:
         """Of a mixture on all samples left out, at each of LEVELS."""
         return sum(
-            path_errors(sum(share * cov[name] for name, share in shares.items() if share), *y)
+            path_errors(sum(share * cov[name] for name, share in shares.items() if share), *y).sum(
+                0
+            )
             for cov, *y in parts
         )
 
@@ -311,12 +313,13 @@ def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) ->
 
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """Squared error of the predictions of `outside` from `inside`, summed, at each of LEVELS."""
+    """Squared errors of the predictions of `outside` from `inside`, at each of LEVELS: float64
+    (outside, levels)."""
     mean = mean_of(inside)
     duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
     with one_thread():
         fit = (covariance[len(inside) :] @ duals).double() + mean
-        return (fit - outside[:, None]).square().sum(0)
+        return (fit - outside[:, None]).square()
 
 
 def largest(variance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
