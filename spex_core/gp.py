@@ -149,6 +149,23 @@ class Trial:
     covariances: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """On samples left out.
+
+    Attributes:
+        r2: of "process", "terms" and "linear".
+        linear_better: whether a linear fit is better than the terms, by more than the doubt that
+        the recipe allows.
+        surprise: mean square of the errors over their standard deviations, one where those are
+        right.
+    """
+
+    r2: dict[str, float]
+    linear_better: bool
+    surprise: float
+
+
 def spread_out(rows: Tensor, most: int) -> Tensor:
     """At most so many of the rows, at even distances."""
     size = min(len(rows), most)
@@ -198,15 +215,16 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
         terms = min(max(terms, recipe.least_terms), recipe.most_terms)
     trials = [trial(problem, k) for k in problem.looked_at()]
     shares, level, linear_level = compare(problem, trials)
-    scores, surprise = score(problem, trials, shares, level, linear_level, terms)
+    scored = score(problem, trials, shares, level, linear_level, terms)
+    scores = dict(scored.r2)
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
-    if scores["linear"] > scores["terms"]:
+    if scored.linear_better:
         shares, level = {"linear": 1.0}, linear_level
         scores["terms"] = scores["process"] = scores["linear"]
         note = "linear, the best on samples left out"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
-    process = dataclasses.replace(process, scale=process.scale * surprise)
+    process = dataclasses.replace(process, scale=process.scale * scored.surprise)
     kept, coefs, prior = spectrum(process, terms, recipe.candidates)
     missed = missed_share(process, coefs)
     stderr = process.stderr(kept, prior)
@@ -279,7 +297,7 @@ def compare(problem: Problem, trials: list[Trial]) -> tuple[dict[str, float], fl
     least = min(float(error.mean(0).min()) for error in by_prior.values())
     sums = {name: error.clamp(max=recipe.clip * least).sum(0) for name, error in by_prior.items()}
     shares = shares_of(sums, len(by_prior["linear"]), recipe.temperature)
-    level = cautious(errors(shares).clamp(max=recipe.clip * least), recipe.caution)
+    level = cautious(errors(shares), recipe.caution)
     return shares, level, float(LEVELS[int(by_prior["linear"].sum(0).argmin())])
 
 
@@ -303,10 +321,9 @@ def score(
     level: float,
     linear_level: float,
     terms: int,
-) -> tuple[dict[str, float], float]:
-    """R2 on the samples left out of the mixture's process, of its `terms` largest terms, and of a
-    linear fit; and the mean square of the errors over their standard deviations, which is one where
-    these are right."""
+) -> Scores:
+    """How well the mixture's process, its `terms` largest terms, and a linear fit predict samples
+    left out."""
     found: dict[str, list[np.ndarray]] = {"process": [], "terms": [], "linear": []}
     truth, surprise = [], []
     for one in trials:
@@ -323,8 +340,14 @@ def score(
         straight = posterior(problem.n, masks, y, straight, linear_level)
         found["linear"].append(straight.predict(outside, stderr=False)[0])
         truth.append(problem.values[one.outside].numpy())
-    scores = {name: r2(np.concatenate(truth), np.concatenate(x)) for name, x in found.items()}
-    return scores, float(np.concatenate(surprise).mean())
+    values = np.concatenate(truth)
+    fitted = {name: np.concatenate(part) for name, part in found.items()}
+    squares = {name: (part - values) ** 2 for name, part in fitted.items()}
+    limit = problem.recipe.clip * min(squares["terms"].mean(), squares["linear"].mean())
+    gain = np.minimum(squares["terms"], limit) - np.minimum(squares["linear"], limit)
+    doubt = problem.recipe.caution * gain.std() / len(gain) ** 0.5
+    r2s = {name: r2(values, part) for name, part in fitted.items()}
+    return Scores(r2s, bool(gain.mean() > doubt), float(np.concatenate(surprise).mean()))
 
 
 def final_priors(

@@ -275,12 +275,11 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
 
     def errors(shares: dict[str, float]) -> Tensor:
         """Of a mixture on all samples left out, at each of LEVELS."""
-        return sum(
-            path_errors(sum(share * cov[name] for name, share in shares.items() if share), *y).sum(
-                0
-            )
+        mixed = [
+            (sum(share * cov[name] for name, share in shares.items() if share), *y)
             for cov, *y in parts
-        )
+        ]
+        return sum(path_errors(*part).sum(0) for part in mixed)
 
     by_prior = {name: errors({name: 1.0}) for name in parts[0][0]}
     count = sum(len(outside) for *_, outside in parts)

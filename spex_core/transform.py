@@ -30,7 +30,7 @@ class SparseTransform:
               support: packed int64 (S, W), the distinct terms k; the row of zeros is the constant.
               coefs: float64 (S,), finite, the coefficients F[k]. S = 0 is the zero function.
               stderr: float64 (S,), finite and >= 0, the standard error of each coefficient; None
-              where none is known.
+              where none is known, or needed.
     Raises:   TypeError, ValueError if they are not as above.
     Cost:     one sort of the terms; predict costs T S W word operations, all else is linear in S.
     Example:  SparseTransform.from_dict(3, {(): 1.0, (0, 2): 0.5}).predict(np.eye(3, dtype=bool))

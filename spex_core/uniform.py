@@ -170,8 +170,8 @@ def least_masks(n: int) -> int:
 
 
 def _about_fit(found: ProxyFit) -> list[str]:
-    """What the user should know of a result; the default preset takes the better fit by itself."""
-    if found.r2_linear <= found.r2:
+    """What the user should know of a result; only the paper's recipe takes no linear fit itself."""
+    if found.r2_linear <= found.r2 or isinstance(found, GpFit):
         return []
     return [
         f"a linear fit on the same samples does better (R2 {found.r2_linear:.3f} against "

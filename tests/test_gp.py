@@ -208,15 +208,14 @@ def test_where_a_linear_fit_does_better_it_is_the_result():
     dense = rng.random((60, 30)) < 0.5
     y = torch.from_numpy(dense @ rng.normal(size=30) + 0.3 * rng.normal(size=60))
     (found,) = fit_gp(bits.pack(dense), y[None], 30, degree=4, terms=None, trees=True, seed=0)
-    assert found.r2 >= found.r2_linear
-    if "linear, the best" in found.note:
-        assert found.r2 == found.r2_linear == found.r2_process
-        assert len(found.coefs) <= 31
+    assert found.r2 > found.r2_linear - 0.02
     (found,) = fit_gp(
         *(bits.pack(dense), torch.from_numpy(dense @ rng.normal(size=30))[None], 30),
         degree=2, terms=None, trees=False, seed=0,
     )  # fmt: skip
-    assert found.r2 > 0.99
+    assert found.r2 == found.r2_linear == found.r2_process > 0.99
+    assert "linear, the best" in found.note
+    assert len(found.coefs) <= 31
 
 
 def test_hyperparameters_from_some_samples_and_folds():
