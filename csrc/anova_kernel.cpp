@@ -67,8 +67,8 @@ class Tile {
       for (int64_t row = top_; row < bottom_; ++row) {
         const int64_t count = kernel_.same ? std::min(here, row + 1 - left) : here;
         if (count <= 0) continue;
-        run_.forward(terms_.data(), signs_of(row), kernel_.n, kept_.empty() ? nullptr : kept_.data(),
-                     e);
+        run_.forward(terms_.data(), signs_of(row), kernel_.n,
+                     kept_.empty() ? nullptr : kept_.data(), e);
         body(row, left, count, e);
       }
     }
@@ -120,8 +120,7 @@ void anova_kernel_cpu(const AnovaKernel& kernel, double* out, Isa isa, int threa
       for (int64_t c = 0; c < count; ++c) {
         double sum = kernel.variances[0];
         for (int d = 1; d <= kernel.orders; ++d)
-          if (largest[d] > 0)
-            sum += kernel.variances[d] * (e[(d - 1) * run.wide + c] / largest[d]);
+          if (largest[d] > 0) sum += kernel.variances[d] * (e[(d - 1) * run.wide + c] / largest[d]);
         out[row * kernel.columns + left + c] = sum;
         if (kernel.same) out[(left + c) * kernel.columns + row] = sum;
       }
@@ -133,7 +132,8 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
                            double* by_variance, Isa isa, int threads) {
   const int orders = kernel.orders;
   const int64_t n = kernel.n, tiles = ceil_div(kernel.rows, kTile), size = n + orders + 1;
-  std::vector<double> parts(tiles * size);  // of each tile: by relevance at fixed norms, by variance
+  std::vector<double> parts(tiles *
+                            size);  // of each tile: by relevance at fixed norms, by variance
   if (orders == 0) {
     std::fill_n(by_relevance, n, 0.0);
     by_variance[0] = 0.0;
@@ -173,7 +173,7 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
 
   // The norms depend on the relevances too. They are the polynomials of a mask with itself.
   const uint64_t* mask = kernel.masks;
-  const AnovaKernel self{mask, mask, 1, 1, kernel.words, n, kernel.relevances, kernel.variances,
+  const AnovaKernel self{mask,   mask, 1, 1, kernel.words, n, kernel.relevances, kernel.variances,
                          orders, true};
   if (kernel.rows == 0) return;
   std::vector<double> by_term(n * run.wide);
