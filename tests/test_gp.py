@@ -9,15 +9,8 @@ from test_anova import all_terms, characters
 
 from spex_core import masks as bits
 from spex_core.anova import Anova, Taste, linear
-from spex_core.gp import (
-    GP_DEFAULT,
-    GpRecipe,
-    Problem,
-    cautious,
-    fit_gp,
-    spread_out,
-    trial,
-)
+from spex_core.gp import fit_gp
+from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
 from spex_core.proxy import LEVELS, folds

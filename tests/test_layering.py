@@ -42,7 +42,7 @@ ORDER = [
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
-    *("lbfgs", "anova", "gp_prior", "gp_process", "gp", "memory", "hierarchy"),
+    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "memory", "hierarchy"),
     *("weights", "indices", "explanation", "spex", "uniform", "proxyspex", "gpspex", "fit"),
     *("compare", "values", "demo", "cli"),
 ]
