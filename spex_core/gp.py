@@ -88,15 +88,15 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     trials = [trial(problem, k) for k in problem.looked_at()]
     shares, level, linear_level = compare(problem, trials)
     scored = score(problem, trials, shares, level, linear_level, terms)
-    scores = dict(scored.r2)
+    scores, surprise = dict(scored.r2), scored.surprise
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
     if scored.linear_better:
-        shares, level = {"linear": 1.0}, linear_level
+        shares, level, surprise = {"linear": 1.0}, linear_level, 1.0
         scores["terms"] = scores["process"] = scores["linear"]
         note = "linear, the best on samples left out"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
-    process = dataclasses.replace(process, scale=process.scale * scored.surprise)
+    process = dataclasses.replace(process, scale=process.scale * surprise)
     kept, coefs, prior = spectrum(process, terms, recipe.candidates)
     missed = missed_share(process, coefs)
     stderr = process.stderr(kept, prior)
