@@ -4,6 +4,7 @@ under the mixture of priors that the folds decide on, fitted to all samples."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +97,8 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
         note = "linear, the best on samples left out"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
-    process = dataclasses.replace(process, scale=process.scale * surprise)
+    hidden = recipe.hidden * level / sum(math.comb(problem.n, d) for d in range(problem.degree + 1))
+    process = dataclasses.replace(process, scale=process.scale * surprise, hidden=hidden)
     kept, coefs, prior = spectrum(process, terms, recipe.candidates)
     missed = missed_share(process, coefs)
     stderr = process.stderr(kept, prior)

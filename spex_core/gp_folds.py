@@ -34,6 +34,8 @@ class GpRecipe:
         so many times their mean there, lest one sample decide. caution: standard errors that a
         larger level may cost.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
+        hidden: share of the noise that is taken for terms up to the degree which the prior holds
+        unlikely: a function that gives one answer has no other noise than terms.
         least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
     """
 
@@ -50,6 +52,7 @@ class GpRecipe:
     caution: float = 0.25
     listed: int = 1024
     candidates: int = 2048
+    hidden: float = 0.5
     least_terms: int = 1024
     share: float = 0.5
     most_terms: int = 8192

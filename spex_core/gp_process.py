@@ -29,6 +29,7 @@ class Process:
         dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level.
         level: the variance of the noise of one sample. mean, unit: of the values. scale: of the
         prior and the noise, in units of unit**2.
+        hidden: variance of each coefficient that the noise may stand for, in units of that scale.
         wide, features: the features that masks to predict have, and which of them are the n here;
         None where they are the same.
     """
@@ -42,6 +43,7 @@ class Process:
     mean: float
     unit: float
     scale: float
+    hidden: float = 0.0
     wide: int | None = None
     features: np.ndarray | None = None
 
@@ -83,7 +85,7 @@ class Process:
         return torch.from_numpy(prior) * sums, prior
 
     def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
-        """The posterior standard deviation of F[k]: float64 (S,)."""
+        """The posterior standard deviation of F[k], with what is hidden: float64 (S,)."""
         out, packed = torch.empty(len(prior), dtype=torch.float64), terms.packed()
         for start in range(0, len(out), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -91,7 +93,7 @@ class Process:
             with one_thread():
                 known = torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().sum(0)
             v = torch.from_numpy(prior[rows])
-            out[rows] = (v * (1.0 - v * known).clamp(min=0.0)).sqrt()
+            out[rows] = (v * (1.0 - v * known).clamp(min=0.0) + self.hidden).sqrt()
         return out * (self.unit * self.scale**0.5)
 
     def effective(self) -> float:

@@ -71,6 +71,22 @@ def test_coefficients_and_their_errors(trees):
     assert found.scale == pytest.approx(shifted @ np.linalg.solve(gram, shifted) / 30)
 
 
+def test_what_the_noise_hides_widens_the_errors():
+    found, *_ = process()
+    terms = all_terms(N, 3)
+    _, prior = found.coefs(terms)
+    wider = dataclasses.replace(found, hidden=0.01).stderr(terms, prior)
+    added = wider.square() - found.stderr(terms, prior).square()
+    want = torch.full_like(added, 0.01 * found.scale * found.unit**2)
+    torch.testing.assert_close(added, want)
+    masks, y = sample(noise=0.5)
+    (fit,) = fit_gp(masks, y[None], 12, degree=3, terms=None, trees=False, seed=0)
+    share = 0.5 * fit.process.level / (1 + 12 + 66 + 220)
+    assert fit.process.hidden == pytest.approx(share)
+    least = fit.process.unit * (fit.process.scale * share) ** 0.5
+    assert fit.stderr.min() >= least > 0
+
+
 def test_predictions_and_their_errors():
     found, y, dense = process()
     terms, coefs, covariance = dense_posterior(found, y, dense)
