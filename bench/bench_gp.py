@@ -1,11 +1,12 @@
 """GPSPEX beside ProxySPEX, a linear fit and the public ProxySPEX, on real value functions.
 
     SPEX_GAMES=shared/games python bench/bench_gp.py                        # the summary
-    SPEX_GAMES=... python bench/bench_gp.py --run [--seeds 0,1] [--budgets 50,100] [--every 4]
+    SPEX_GAMES=... python bench/bench_gp.py --run [--seeds 0,1] [--budgets 50] [--every 4] [--pure]
 
 The second command runs the cases that results/gp_runs.jsonl has no line for, one line a case, so it
-can be stopped and goes on; --every 4 takes every fourth game. The first reads those lines and
-writes results/gp.json: held-out R2, mean over seeds, on masks that none has seen.
+can be stopped and goes on; --every 4 takes every fourth game, --pure runs the preset without trees
+too. The first reads those lines and writes results/gp.json: held-out R2, mean over seeds, on masks
+that none has seen.
 
 `gp` is gpspex(), `pure` its preset without trees, `ours` proxyspex(), `linear` ridge regression on
 single features at the level of least leave-one-out error, `theirs` shapiq's ProxySPEX as
@@ -38,7 +39,7 @@ LEVELS = torch.logspace(-3, 4, 29, dtype=torch.float64)
 TABLE = 16  # features up to which the exact spectrum is compared with
 
 
-def run(name: str, T: int, seed: int) -> Row | None:
+def run(name: str, T: int, seed: int, pure: bool) -> Row | None:
     """One case; None where the game has fewer samples, or only equal ones."""
     n, (masks, values), test = games.samples(name, seed)
     masks, values = masks[:T], values[:T]
@@ -46,8 +47,9 @@ def run(name: str, T: int, seed: int) -> Row | None:
         return None
     row: Row = {"game": name, "n": n, "samples": T, "seed": seed}
     row["linear"] = linear(masks, values, n).score(*test)
-    options = {"gp": ("gpspex", "default"), "pure": ("gpspex", "pure")}
-    options["ours"] = ("proxyspex", "default")
+    options = {"gp": ("gpspex", "default"), "ours": ("proxyspex", "default")}
+    if pure:
+        options["pure"] = ("gpspex", "pure")
     for key, (algorithm, preset) in options.items():
         start = time.process_time()
         ex = spex_core.fit(masks, values, algorithm=algorithm, preset=preset, seed=seed)
@@ -91,13 +93,13 @@ def lines() -> list[Row]:
     return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
 
-def run_cases(seeds: list[int], budgets: list[int], every: int) -> None:
+def run_cases(seeds: list[int], budgets: list[int], every: int, pure: bool) -> None:
     torch.set_num_threads(1)
     there = {(row["game"], row["samples"], row["seed"]) for row in lines()}
     for seed in seeds:
         for T in budgets:
             for name in games.names()[::every]:
-                if (name, T, seed) in there or (row := run(name, T, seed)) is None:
+                if (name, T, seed) in there or (row := run(name, T, seed, pure)) is None:
                     continue
                 with RUNS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -113,7 +115,7 @@ def averaged() -> list[Row]:
     rows = []
     for (game, T), runs in sorted(found.items()):
         row = {"game": game, "n": runs[0]["n"], "samples": T, "seeds": len(runs)}
-        for key in runs[0]:
+        for key in dict.fromkeys(key for run in runs for key in run):
             values = [run[key] for run in runs if run.get(key) is not None]
             if key not in row and key != "seed" and values:
                 row[key] = statistics.mean(values)
@@ -134,22 +136,29 @@ def summary(rows: list[Row], T: int) -> Row:
         "games": len(rows),
         "seeds": max(row["seeds"] for row in rows),
         "gp": statistics.mean(max(row["gp"], -1.0) for row in rows),
-        "pure": statistics.mean(max(row["pure"], -1.0) for row in rows),
+        "pure": mean_of([max(row["pure"], -1.0) for row in rows if "pure" in row]),
         "ours": statistics.mean(max(row["ours"], -1.0) for row in rows),
         "foolish": sum(row["gp"] < row["linear"] - 0.02 for row in rows),
         "better than theirs": share([gain > 0 for gain in gains]),
-        "mean gain capped at 1": statistics.mean(min(gain, 1.0) for gain in gains) if gains else "",
+        "mean gain capped at 1": mean_of([min(gain, 1.0) for gain in gains]),
         "not below ours, to 10 n": share([row["gp"] >= row["ours"] - 0.01 for row in small]),
-        "pure not below": share([row["pure"] >= row["ours"] - 0.01 for row in small]),
-        "covered": statistics.median(covered) if covered else "",
+        "covered": middle(covered),
         "covered 0.9 to 0.99": share([0.9 <= x <= 0.99 for x in covered]),
-        "z": statistics.median(row["gp_z"] for row in rows if "gp_z" in row),
+        "z": middle([row["gp_z"] for row in rows if "gp_z" in row]),
         "cpu": statistics.mean(row["gp_cpu"] for row in rows),
     }
 
 
 def share(answers: list[bool]) -> float | str:
     return sum(answers) / len(answers) if answers else ""
+
+
+def mean_of(values: list[float]) -> float | str:
+    return statistics.mean(values) if values else ""
+
+
+def middle(values: list[float]) -> float | str:
+    return statistics.median(values) if values else ""
 
 
 def samples_to_match(rows: list[Row]) -> dict[str, float]:
@@ -165,14 +174,15 @@ def samples_to_match(rows: list[Row]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--run", action="store_true")
+    for name in ("run", "pure"):
+        parser.add_argument(f"--{name}", action="store_true")
     for name, default in (("seeds", "0,1,2,3,4"), ("budgets", ",".join(map(str, BUDGETS)))):
         parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--every", type=int, default=1)
     args = parser.parse_args()
     if args.run:
         seeds, budgets = ([int(x) for x in text.split(",")] for text in (args.seeds, args.budgets))
-        run_cases(seeds, budgets, args.every)
+        run_cases(seeds, budgets, args.every, args.pure)
         return
     rows = averaged()
     totals = [summary(rows, T) for T in sorted({row["samples"] for row in rows})]

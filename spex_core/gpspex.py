@@ -19,7 +19,7 @@ from .prefixes import BRANCHING
 from .uniform import Algorithm, check_run, explain_function
 
 PRESETS = ("default", "pure")
-DEGREE = 4
+DEGREE = 5
 
 
 def gpspex(
@@ -66,8 +66,8 @@ def gpspex(
     Raises:  TypeError, ValueError for bad arguments, or a budget over 5,000 or over what fits in
              memory, before f is called; EvaluationError if f fails, holding what was paid for.
     Cost:    f aside, some 100 times T**3 + T**2 n degree products for T samples up to 1,500, and
-             T**3 beyond: on one core 2 s for 300 samples of 64 features, 11 s for 1,000, 36 s for
-             5,000 of 40. Up to 80 T**2 bytes.
+             T**3 beyond: at degree 4 on one core 2 s for 300 samples of 64 features, 11 s for
+             1,000, 36 s for 5,000 of 40. Up to 80 T**2 bytes.
     Example: gpspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=100)
     """
     names, budget, batch_size = check_run("gpspex", f, n, features, budget, batch_size)
