@@ -3,9 +3,9 @@
     python bench/bench_anova_kernel.py    # a minute; writes bench/results/anova_kernel.json
 
 The rival has e_d from Newton's identities: odd powers of the relevances are one product of +-1
-matrices each, even ones are constants. It is dense algebra at full speed, and it is wrong where one
-relevance dominates, which `error` shows beside ours: the largest difference from exact rational
-arithmetic over some pairs, in units of the diagonal. One thread, CPU time; every call is first
+matrices each, even ones are constants. It fails where one relevance dominates, which `newton's`
+shows beside our `error`: the largest difference from exact rational arithmetic over some pairs, in
+units of the diagonal. One thread, CPU time; every call is first
 checked against the reference. GF/s: n (orders) multiply-adds a pair.
 """
 
@@ -105,7 +105,7 @@ def measure(T: int, n: int, orders: int) -> harness.Row:
     row |= {f"{isa} GF/s": adds / statistics.median(times[isa]) / 1e9 for isa in isas()}
     row["ms"] = 1e3 * statistics.median(times[best])
     row["gradient ms"] = 1e3 * statistics.median(times[f"gradient {best}"])
-    row["x slower than newton"] = 1 / ratio(times, "newton", best)
+    row["x faster than newton"] = ratio(times, "newton", best)
     return row | {"error": error(ours, n, orders), "newton's": error(newton, n, orders)}
 
 
