@@ -23,6 +23,7 @@ ORDER = [
         "reference",
         "reference_decode",
         "reference_boost",
+        "reference_gp",
         "reference_inference",
         "native",
         "triton_kernels",
@@ -48,9 +49,10 @@ ORDER = [
         "shrink",
         "transform",
     ),
-    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values"),
-    *("demo", "inputs", "progress", "cli"),
+    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
+    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
+    *("weights", "indices", "explanation", "spex", "uniform", "proxyspex", "gpspex", "fit"),
+    *("compare", "values", "demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show
