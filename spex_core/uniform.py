@@ -68,7 +68,9 @@ def explain_function(
             f, plan, batch_size=batch_size, progress=progress, known=known, many=True
         )
     masks = plan.masks(0, plan.total)
-    return _explain(algorithm, masks, values, names, clock, budget=budget, used=used, uniform=True)
+    return explain_values(
+        *(algorithm, masks, values, names, clock), budget=budget, used=used, uniform=True
+    )
 
 
 def explain_samples(
@@ -81,7 +83,7 @@ def explain_samples(
     with clock("plan"):
         packed = bits.pack(dense)
     values = torch.from_numpy(numbers)
-    return _explain(
+    return explain_values(
         algorithm, packed, values, names, clock, budget=len(packed), used=0, uniform=False
     )
 
@@ -97,7 +99,7 @@ def check_run(
     return names, budget, check_int(f"{where}: batch_size", batch, 1)
 
 
-def _explain(
+def explain_values(
     algorithm: Algorithm,
     masks: Tensor,
     values: Tensor,
