@@ -9,6 +9,7 @@ from .errors import (
     MissingExtra,
     SpexError,
 )
+from .explain import explain
 from .explanation import Explanation, Report, load
 from .fit import fit
 from .gpspex import gpspex
@@ -34,6 +35,7 @@ __all__ = [
     "SpexError",
     "Trees",
     "ValueFunction",
+    "explain",
     "fit",
     "gpspex",
     "hierarchy_rates",

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .compare import Recorder
     from .explanation import Explanation
 
-BUDGETS = {"proxyspex": 2000, "spex": 5000}  # unless --budget or --compare says otherwise
+# Unless --budget or --compare says otherwise.
+BUDGETS = {"proxyspex": 2000, "auto": 1000, "spex": 5000}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,15 +75,16 @@ def explain(args: argparse.Namespace) -> None:
 
 def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
     """The algorithm asked for, on all it needs to know."""
+    from .explain import explain as auto
     from .progress import progress
     from .proxyspex import proxyspex
     from .spex import spex
 
-    algorithm, own = (
-        (spex, {"decoder": args.decoder})
-        if args.algorithm == "spex"
-        else (proxyspex, {"preset": args.preset})
-    )
+    algorithm, own = {
+        "spex": (spex, {"decoder": args.decoder}),
+        "proxyspex": (proxyspex, {"preset": args.preset}),
+        "auto": (auto, {}),
+    }[args.algorithm]
     with progress(f.unit, quiet=args.quiet) as show:
         return algorithm(
             f,
@@ -283,7 +285,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 def _add_algorithm(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--algorithm", choices=list(BUDGETS), default="proxyspex", help="finds the interactions")
+    add(
+        "--algorithm",
+        choices=list(BUDGETS),
+        default="proxyspex",
+        help="finds the interactions; auto stacks proxyspex with a Gaussian process",
+    )
     add(
         "--budget",
         type=int,

@@ -88,19 +88,33 @@ def spex(
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
     profile = profile_of(prefix_sharing)
-    chosen = pick("peel", backend, torch.device("cpu"))
+    pick("peel", backend, torch.device("cpu"))  # a backend that is not there is an error now
     clock = Clock()
     with clock("plan"):
         plan = plan_spex(len(names), budget, degree=degree, seed=seed, prefix_sharing=profile)
     with clock("evaluate"):
         values, used = evaluate(f, plan, batch_size=batch_size, progress=progress, known=known)
+    return explain_plan(*(plan, values, used, names, clock), decoder=decoder, backend=backend)
+
+
+def explain_plan(
+    plan: SamplingPlan,
+    values: Tensor,
+    used: int,
+    names: tuple[str, ...],
+    clock: Clock,
+    *,
+    decoder: str = "soft",
+    backend: Backend = "auto",
+) -> Explanation:
+    """The explanation by the values of all rows of a plan, for `used` of which f was asked."""
     transform = fit_plan(plan, values, decoder=decoder, backend=backend, clock=clock)
     with clock("score"):
         score, score_linear = scores(plan, values, transform)
     report = Report(
         algorithm="spex",
         decoder=decoder,
-        backend=chosen,
+        backend=pick("peel", backend, torch.device("cpu")),
         device="cpu",
         seed=plan.seed,
         n=plan.n,

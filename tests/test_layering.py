@@ -50,8 +50,19 @@ ORDER = [
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
-    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "uniform", "proxyspex", "gpspex", "fit"),
+    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "gp_acquire"),
+    *(
+        "hierarchy",
+        "weights",
+        "indices",
+        "explanation",
+        "spex",
+        "uniform",
+        "proxyspex",
+        "gpspex",
+        "auto",
+    ),
+    *("fit", "explain"),
     *("compare", "values", "demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
