@@ -25,6 +25,7 @@ ORDER = [
         "reference_boost",
         "reference_inference",
         "native",
+        "native_cuda",
         "triton_kernels",
         "ops",
         "ops_inference",
