@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference, reference_boost, reference_decode, reference_gp
+from . import fakes, reference, reference_boost, reference_decode, reference_gp
 from .backend import Backend, pick
 from .checks import check_device, check_packed, kind
 from .codes import BchCode
@@ -100,6 +100,13 @@ def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto")
             return reference.affine_masks(columns, offsets)
 
 
+@custom_op(
+    "(SymInt rows, SymInt n, *, int seed, int stream=0, SymInt start=0, Device device, "
+    "str backend='auto') -> Tensor",
+    fake=fakes.uniform_masks,
+    flat=fakes.flat_uniform_masks,
+    whole=fakes.whole_uniform_masks,
+)
 def uniform_masks(
     rows: int,
     n: int,
@@ -276,6 +283,11 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             return reference.parity_gram(columns, samples)
 
 
+@custom_op(
+    "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, *, "
+    "str backend='auto') -> Tensor",
+    fake=fakes.anova_kernel,
+)
 def anova_kernel(
     masks: Tensor,
     others: Tensor,
@@ -316,6 +328,11 @@ def anova_kernel(
             return reference_gp.anova_kernel(masks, others, relevances, variances)
 
 
+@custom_op(
+    "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, Tensor weights, *, "
+    "str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.anova_kernel_grad,
+)
 def anova_kernel_grad(
     masks: Tensor,
     others: Tensor,
@@ -384,6 +401,13 @@ def _unit(relevances: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(relevances[0]), -exponent)
 
 
+@custom_op(
+    "(Tensor readings, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, *, "
+    "int chase=0, str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.bch_decode,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+)
 def bch_decode(
     readings: Tensor, code: BchCode, *, chase: int = 0, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -425,6 +449,14 @@ def bch_decode(
             return found[0].to(readings.device), found[1].to(readings.device)
 
 
+@custom_op(
+    "(Tensor bins, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, "
+    "Tensor delay_columns, Tensor hashes, *, float floor, int chase, int? degree=None, "
+    "str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.peel,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+)
 def peel(
     bins: Tensor,
     code: BchCode,
@@ -476,6 +508,10 @@ def peel(
             from . import native
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+        case "triton":
+            from .triton_kernels.peel import peel as impl
+
+            return impl(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
             tables = code, delay_columns.cpu(), hashes.cpu()
             found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)
@@ -501,6 +537,16 @@ class Boosted(NamedTuple):
     staged: Tensor  # float64 (J, stages, T + E)
 
 
+@custom_op(
+    "(Tensor masks, Tensor values, SymInt n, Tensor? bags, Tensor? watch, *, "
+    "int[] trees, int[] depth, int[] leaves, int[] min_leaf, float[] rate, float[] l2, "
+    "float[] row_share, float[] feature_share, int[] stages, int seed=0, str backend='auto') "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.boost,
+    flat=fakes.flat_boost,
+    result=Boosted,
+    loose=("bags", "watch"),
+)
 def boost(
     masks: Tensor,
     values: Tensor,
@@ -622,6 +668,13 @@ def _boost_settings(
     return each
 
 
+@custom_op(
+    "(Tensor roots, Tensor feature, Tensor absent, Tensor present, Tensor value, SymInt n, "
+    "Tensor? group, *, SymInt groups=1, int? limit=None, str backend='auto') "
+    "-> (Tensor, Tensor)",
+    fake=fakes.tree_fourier,
+    loose=("group",),
+)
 def tree_fourier(
     roots: Tensor,
     feature: Tensor,

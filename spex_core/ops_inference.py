@@ -18,11 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import fakes
 from . import reference_inference as reference
 from .backend import Backend, pick
 from .checks import check_device, check_packed, kind
 from .errors import check, check_int
 from .reference_inference import Norm
+from .traced import custom_op
 
 
 class PackedTokens(NamedTuple):
@@ -49,6 +51,10 @@ class PackedTrie(NamedTuple):
     shared: Tensor  # int64 (T,): how many tokens of its path stand before them
 
 
+@custom_op(
+    "(Tensor masks, Tensor lengths, *, SymInt fixed=0, str backend='auto') -> Tensor",
+    fake=fakes.mask_lengths,
+)
 def mask_lengths(
     masks: Tensor, lengths: Tensor, *, fixed: int = 0, backend: Backend = "auto"
 ) -> Tensor:
@@ -79,6 +85,12 @@ def mask_lengths(
             return reference.mask_lengths(masks, lengths, fixed)
 
 
+@custom_op(
+    "(Tensor masks, Tensor ids, Tensor owner, SymInt n, *, bool original_positions=False, "
+    "str backend='auto') -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.pack_tokens,
+    result=PackedTokens,
+)
 def pack_tokens(
     masks: Tensor,
     ids: Tensor,
@@ -117,6 +129,12 @@ def pack_tokens(
     return PackedTokens(*found)
 
 
+@custom_op(
+    "(Tensor masks, Tensor ids, Tensor owner, SymInt n, *, bool original_positions=False, "
+    "str backend='auto') -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.pack_trie,
+    result=PackedTrie,
+)
 def pack_trie(
     masks: Tensor,
     ids: Tensor,
@@ -158,6 +176,12 @@ def pack_trie(
     return PackedTrie(*found)
 
 
+@custom_op(
+    "(Tensor masks, Tensor embeddings, Tensor? baseline, Tensor owner, SymInt n, "
+    "Tensor? starts, *, str backend='auto') -> Tensor",
+    fake=fakes.mask_embed,
+    loose=("starts",),
+)
 def mask_embed(
     masks: Tensor,
     embeddings: Tensor,
@@ -205,6 +229,12 @@ def mask_embed(
             )
 
 
+@custom_op(
+    "(Tensor x, Tensor masks, Tensor sequence, Tensor? mean, Tensor? scale, "
+    "*, int first=0, str backend='auto') -> Tensor",
+    fake=fakes.like_first,
+    loose=("mean", "scale"),
+)
 def head_scale(
     x: Tensor,
     masks: Tensor,
@@ -256,6 +286,11 @@ def head_scale(
             return reference.head_scale(x, masks, sequence, first, mean, scale)
 
 
+@custom_op(
+    "(Tensor query, Tensor key, Tensor value, Tensor starts, *, bool causal=False, "
+    "float? scale=None, str backend='auto') -> Tensor",
+    fake=fakes.like_first,
+)
 def packed_attention(
     query: Tensor,
     key: Tensor,
@@ -311,6 +346,10 @@ def packed_attention(
             return reference.packed_attention(query, key, value, starts, causal, scale)
 
 
+@custom_op(
+    "(Tensor x, *, str backend='auto') -> Tensor",
+    fake=fakes.like_first,
+)
 def gelu(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     """The exact GELU, x Phi(x), Phi the distribution function of the standard normal: what
     torch.nn.functional.gelu(x, approximate="none") computes.
@@ -338,6 +377,15 @@ def gelu(x: Tensor, *, backend: Backend = "auto") -> Tensor:
             return reference.gelu(x)
 
 
+@custom_op(
+    "(Tensor hidden, Tensor rows, Tensor weight, Tensor? bias, "
+    "Tensor? norm_weight, Tensor? norm_bias, *, str? norm=None, float eps=0.0, str backend='auto') "
+    "-> Tensor",
+    fake=fakes.score_last,
+    flat=fakes.flat_scores,
+    whole=fakes.whole_scores,
+    loose=("bias", "norm_weight", "norm_bias"),
+)
 def score_last(
     hidden: Tensor,
     rows: Tensor,
@@ -373,6 +421,15 @@ def score_last(
             return reference.score_last(hidden, rows, weight, bias, norm)
 
 
+@custom_op(
+    "(Tensor hidden, Tensor rows, Tensor weight, Tensor targets, Tensor? bias, "
+    "Tensor? norm_weight, Tensor? norm_bias, *, str? norm=None, float eps=0.0, str backend='auto') "
+    "-> Tensor",
+    fake=fakes.token_logprobs,
+    flat=fakes.flat_scores,
+    whole=fakes.whole_scores,
+    loose=("bias", "norm_weight", "norm_bias"),
+)
 def token_logprobs(
     hidden: Tensor,
     rows: Tensor,
