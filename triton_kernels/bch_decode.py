@@ -202,16 +202,14 @@ def bch_decode(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor, Ten
     readings, flips = readings.contiguous(), min(chase, code.parities)
     features = torch.empty(len(readings), code.t, dtype=torch.int32, device=readings.device)
     counts = torch.empty(len(readings), dtype=torch.int32, device=readings.device)
-    exp, log, table, columns = (
-        x.to(readings.device) for x in (code.exp, code.log, code.syndromes, code.columns)
-    )
-    words = triton.next_power_of_2(columns.shape[1])
-    columns = torch.nn.functional.pad(columns, (0, words - columns.shape[1]))
+    code = code.on(readings.device)
+    words = triton.next_power_of_2(code.columns.shape[1])
+    columns = torch.nn.functional.pad(code.columns, (0, words - code.columns.shape[1]))
     step = max(1, MOST_LANES >> flips + 1)
     with on_device_of(readings):
         for start in range(0, len(readings), step):
             rows = slice(start, start + step)
-            tables = exp, log, table, columns
+            tables = code.exp, code.log, code.syndromes, columns
             decode(readings[rows], code, flips, tables, features[rows], counts[rows])
     return features, counts
 

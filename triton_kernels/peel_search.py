@@ -63,10 +63,10 @@ class Problem:
         degree: int,
         floor: float,
     ) -> Problem:
-        columns = delay_columns.to(bins.device)
+        code, columns = code.on(bins.device), delay_columns.to(bins.device)
         words = columns.shape[1]
         columns = torch.nn.functional.pad(columns, (0, triton.next_power_of_2(words) - words))
-        tables = (*(x.to(bins.device) for x in (code.exp, code.log, code.syndromes)), columns)
+        tables = code.exp, code.log, code.syndromes, columns
         hashes = hashes.to(bins.device).contiguous()
         return cls(code, *bins.shape, degree, floor, hashes, tables)
 
