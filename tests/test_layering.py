@@ -20,6 +20,7 @@ ORDER = [
         "codes",
         "forest",
         "traced",
+        "fakes",
         "reference",
         "reference_decode",
         "reference_boost",
