@@ -15,12 +15,14 @@ from .indices import interactions
 from .plan import SamplingPlan, plan_spex
 from .proxyspex import fit, proxyspex
 from .spex import spex
+from .subsets import BestSubset
 from .transform import SparseTransform
 from .trees import Trees, tree_fourier
 from .value_function import ValueFunction
 
 __all__ = [
     "BackendUnavailable",
+    "BestSubset",
     "EvaluationError",
     "EvaluationInterrupted",
     "Explanation",

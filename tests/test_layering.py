@@ -40,6 +40,7 @@ ORDER = [
         "peel",
         "refine",
         "shrink",
+        *("subset_problem", "subset_tables", "subset_milp", "subset_search", "subsets"),
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
