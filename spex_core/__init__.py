@@ -10,7 +10,15 @@ from .errors import (
     SpexError,
 )
 from .explanation import Explanation, Report, load
-from .hierarchy import hierarchy_rates
+from .faithfulness import (
+    Removal,
+    energy_split,
+    hierarchy_rates,
+    r2,
+    r2_by_sparsity,
+    recall_at_k,
+    top_removal,
+)
 from .indices import interactions
 from .plan import SamplingPlan, plan_spex
 from .proxyspex import fit, proxyspex
@@ -28,18 +36,24 @@ __all__ = [
     "Explanation",
     "FormatError",
     "MissingExtra",
+    "Removal",
     "Report",
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
     "Trees",
     "ValueFunction",
+    "energy_split",
     "fit",
     "hierarchy_rates",
     "interactions",
     "load",
     "plan_spex",
     "proxyspex",
+    "r2",
+    "r2_by_sparsity",
+    "recall_at_k",
     "spex",
+    "top_removal",
     "tree_fourier",
 ]

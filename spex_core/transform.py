@@ -88,7 +88,7 @@ class SparseTransform:
         Raises: ValueError if values are not as above.
         Cost:   n 2**n additions in float64, and a sort of up to 2**n terms.
         """
-        table = _numbers("from_table", values)
+        table = finite("from_table", values)
         n = table.size.bit_length() - 1
         check(
             table.shape == (1 << max(n, 0),) and 1 <= n <= ops.MAX_LOG_WIDTH,
@@ -149,7 +149,7 @@ class SparseTransform:
         Raises: ValueError if values are not as above; what predict raises.
         """
         fit = self.predict(masks)
-        values = _numbers("score", values)
+        values = finite("score", values)
         check(
             values.shape == fit.shape and len(fit) > 0,
             "score: values must have one number per mask, ({},), got shape {}",
@@ -207,13 +207,13 @@ class SparseTransform:
 
     def top(self, k: int) -> dict[tuple[int, ...], float]:
         """The k terms of largest |F[k]|, largest first; the constant is not one of them."""
-        best = self._largest(check_int("top: k", k, 0))
+        best = self.largest(check_int("top: k", k, 0))
         names = unpack_sets(self.support[best])
         return dict(zip(names, self.coefs[best].tolist(), strict=True))
 
     def truncate(self, k: int) -> SparseTransform:
         """The transform with only top(k) and the constant, which is not counted in k."""
-        best = self._largest(check_int("truncate: k", k, 0))
+        best = self.largest(check_int("truncate: k", k, 0))
         keep = np.concatenate([np.flatnonzero(self.orders == 0), best])
         return SparseTransform(self.n, self.support[keep], self.coefs[keep])
 
@@ -246,7 +246,7 @@ class SparseTransform:
             term, bit = term + rows, bit + rows * d
         return out
 
-    def _largest(self, k: int) -> np.ndarray:
+    def largest(self, k: int) -> np.ndarray:
         """Rows of the k terms of largest |F[k]| but the constant; equal ones in canonical order."""
         rows = np.flatnonzero(self.orders)
         return rows[np.argsort(-np.abs(self.coefs.numpy()[rows]), kind="stable")][:k]
@@ -275,12 +275,16 @@ def _canonical_order(support: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _numbers(where: str, values: Sequence[float] | np.ndarray | Tensor) -> np.ndarray:
-    """A float64 copy of values, all of them finite."""
+def finite(
+    where: str, values: Sequence[float] | np.ndarray | Tensor, name: str = "values"
+) -> np.ndarray:
+    """A float64 copy of values, all of them finite; `where` and `name` are for the error."""
     if isinstance(values, Tensor):
         values = values.detach().double().cpu().numpy()
     numbers = np.array(values, dtype=np.float64)
-    check(bool(np.isfinite(numbers).all()), "{}: values must be finite, got NaN or infinity", where)
+    check(
+        bool(np.isfinite(numbers).all()), "{}: {} must be finite, got NaN or infinity", where, name
+    )
     return numbers
 
 

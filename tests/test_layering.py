@@ -44,6 +44,7 @@ ORDER = [
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
+    "faithfulness",
     *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values"),
     *("demo", "inputs", "progress", "cli"),
 ]
