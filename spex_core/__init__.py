@@ -1,4 +1,4 @@
-"""SPEX and ProxySPEX: the interactions that drive a model, found by ablation and sparse
+"""SPEX, ProxySPEX and GPSPEX: the interactions that drive a model, found by ablation and sparse
 Walsh-Fourier transforms."""
 
 from .errors import (
@@ -19,9 +19,11 @@ from .faithfulness import (
     recall_at_k,
     top_removal,
 )
+from .fit import fit
+from .gpspex import gpspex
 from .indices import interactions
 from .plan import SamplingPlan, plan_spex
-from .proxyspex import fit, proxyspex
+from .proxyspex import proxyspex
 from .spex import spex
 from .subsets import BestSubset
 from .transform import SparseTransform
@@ -45,6 +47,7 @@ __all__ = [
     "ValueFunction",
     "energy_split",
     "fit",
+    "gpspex",
     "hierarchy_rates",
     "interactions",
     "load",

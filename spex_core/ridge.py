@@ -244,22 +244,24 @@ def leave_one_out(masks: Tensor, values: Tensor, support: Tensor, levels: Tensor
     """
     columns = ops.parity_bits(masks, support)
     x = signs(columns, len(masks)).double()  # (S, T)
+    primal = len(support) <= len(masks)
+    right = ops.parity_adjoint(masks, support, values) if primal else values
     with one_thread():
-        if len(support) <= len(masks):
-            root, turn = torch.linalg.eigh(ops.parity_gram(columns, len(masks)))
-            turn = x.T @ turn / root.clamp_min(1e-300).sqrt()
-        else:
-            root, turn = torch.linalg.eigh(x.T @ x)
+        matrix = ops.parity_gram(columns, len(masks)) if primal else x.T @ x
+        root, turn = torch.linalg.eigh(matrix)
         real = root > 1e-10 * root.max()
-        root, turn = root[real], turn[:, real]  # (D,), (T, D)
-        inside = turn.T @ values
+        root, turn = root[real], turn[:, real]  # (D,), (S or T, D)
+        if primal:
+            turn /= root.sqrt()
+        inside = turn.T @ right  # (D,), U' values
+        turned = x.T @ turn if primal else turn  # U, (T, D)
         share = root[:, None] / (root[:, None] + levels)  # (D, levels)
-        errors = values[:, None] - turn @ (share * inside[:, None])  # (T, levels)
-        leverage = turn.square() @ share
+        errors = values[:, None] - turned @ (share * inside[:, None])  # (T, levels)
+        leverage = turned.square() @ share
         left_out = (errors / (1 - leverage).clamp_min(1e-12)).square().sum(0)
         best = int(left_out.argmin())
-        weights = share[:, best] / root * inside
-        coefs = x @ (turn @ weights)
+        weights = share[:, best] * inside
+        coefs = turn @ weights if primal else x @ (turn @ (weights / root))
     return Fit(coefs, float(share[:, best].sum()))
 
 
