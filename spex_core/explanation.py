@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ import torch
 from . import indices
 from .errors import FormatError, check
 from .gp_process import Process
+from .shapiq_values import to_shapiq
 from .transform import SparseTransform
+
+if TYPE_CHECKING:
+    from shapiq import InteractionValues
 
 FORMAT = 1  # of saved files
 
@@ -125,6 +130,21 @@ class Explanation:
         Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
                 that order was looked for.
         """
+        return indices.interactions(self.transform, *self._looked_for(index, order))
+
+    def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
+        """An interaction index as shapiq's InteractionValues, for its plots and what reads them.
+
+        `interop.shapiq.from_shapiq` is the way back.
+
+        Args:   as for interactions, of the indices that shapiq has.
+        Raises: what interactions raises, MissingExtra without shapiq 1.4 or newer.
+        """
+        name, order = self._looked_for(index, order)
+        return to_shapiq(self.transform, name, order, budget=self.report.unique)
+
+    def _looked_for(self, index: str, order: int | None) -> tuple[str, int]:
+        """The name of an index and its order, if the run looked for terms of that order."""
         name = indices.index_name(index)
         if order is None and self.report.degree == 1:
             order = 1
@@ -133,7 +153,7 @@ class Explanation:
             "interactions: order must be at most the degree of the run, {}, got {}",
             *(self.report.degree, order),
         )
-        return indices.interactions(self.transform, name, order)
+        return name, indices.index_order(name, order, self.transform.n)
 
     def named(self, subset: tuple[int, ...]) -> str:
         """A set of feature indices as text: 'not × good'."""
