@@ -43,7 +43,19 @@ ORDER = [
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values"),
+    *(
+        "weights",
+        "indices",
+        "regions",
+        "picture",
+        "plots",
+        "page",
+        "explanation",
+        "spex",
+        "proxyspex",
+        "compare",
+        "values",
+    ),
     *("demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
