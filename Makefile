@@ -16,13 +16,13 @@ help: ## list the targets
 demo: .venv/installed ## explain words of a passage, attention heads and training rows; write demo.md
 	HF_HUB_OFFLINE=1 $(BIN)/spex demo --out demo.md $(DEMO_OPTIONS)
 
-test: .venv/installed ## run the tests, report the branch coverage of spex_core
+test: .venv/installed build/browser/tried ## run the tests, report the branch coverage of spex_core
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 coverage: test ## the same, and the report line by line in htmlcov/
 	$(BIN)/python -m coverage html --quiet
 
-bench: .venv/installed .venv-peers/installed build/bench/parity_block ## measure against the public packages, into bench/results/
+bench: .venv/installed .venv-peers/installed build/bench/parity_block build/browser/tried ## measure against the public packages, into bench/results/
 	build/bench/parity_block > bench/results/parity_block.json
 	for script in bench/bench_*.py; do \
 	  SPEX_PEERS_PYTHON=$(CURDIR)/.venv-peers/bin/python $(BIN)/python $$script || exit 1; \
@@ -48,6 +48,11 @@ FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 clean: ## remove the environments and everything built
 	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .ruff_cache
+
+# A browser for the tests of the HTML page; without npm or a network they skip.
+build/browser/tried: tests/browser.py
+	$(PYTHON) tests/browser.py
+	@touch $@
 
 build/bench/parity_block: .venv/compile bench/parity_block.cpp $(wildcard csrc/*)
 	PATH=$(CURDIR)/$(BIN):$$PATH; \
