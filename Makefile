@@ -8,7 +8,7 @@ DEMO_OPTIONS ?=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test coverage bench bench-gpu lint format sanitize clean
+.PHONY: help demo test coverage docs bench bench-gpu lint format sanitize clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
@@ -21,6 +21,9 @@ test: .venv/installed build/browser/tried ## run the tests, report the branch co
 
 coverage: test ## the same, and the report line by line in htmlcov/
 	$(BIN)/python -m coverage html --quiet
+
+docs: .venv/installed .venv/docs ## build the site of the documentation, into build/site
+	$(BIN)/sphinx-build -W --keep-going --quiet docs build/site
 
 bench: .venv/installed .venv-peers/installed build/bench/parity_block build/browser/tried ## measure against the public packages, into bench/results/
 	build/bench/parity_block > bench/results/parity_block.json
@@ -73,7 +76,7 @@ SANITIZERS_thread := thread
 	$(PIP) pip
 	@touch $@
 
-.venv/compile .venv/test .venv/lint: .venv/%: .venv/bin/pip pyproject.toml
+.venv/compile .venv/test .venv/docs .venv/lint: .venv/%: .venv/bin/pip pyproject.toml
 	$(PIP) --group $*
 	@touch $@
 
