@@ -81,7 +81,7 @@ SANITIZERS_thread := thread
 	@touch $@
 
 .venv/installed: .venv/compile .venv/test $(wildcard csrc/*)
-	$(PIP) --no-build-isolation --editable '.[text]'
+	$(PIP) --no-build-isolation --editable '.[text,remote]'
 	@touch $@
 
 .venv-peers/installed: constraints.txt pyproject.toml

@@ -14,7 +14,7 @@ import figures
 project = "spex-core"
 version = release = installed("spex-core")
 extensions = ["sphinx.ext.autodoc", "myst_parser"]
-exclude_patterns = ["figures"]
+exclude_patterns = ["drawn"]
 myst_heading_anchors = 3
 smartquotes = False  # in docstrings quotes are of code
 autodoc_typehints = "signature"

@@ -1,7 +1,7 @@
 """The figures of the site, drawn when it is built: from bench/results/, or of the example of the
 pages. None is drawn by hand.
 
-A page shows `![...](figures/NAME.svg)`; CHARTS says which there are and from which results.
+A page shows `![...](drawn/NAME.svg)`; CHARTS says which there are and from which results.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import spex_core as spex
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench" / "results"
-FIGURES = HERE / "figures"
+DRAWN = HERE / "drawn"
 CALLS, SPEX_CALLS = (100, 300, 600, 1000, 3000), (1000, 2000, 5000)  # model calls of the benches
 INKS = {"ours": "#e8590c", "second": "#5a3fc0", "theirs": "#1c6fd6", "plain": "#8a8f98"}
 
 
 def draw_all() -> None:
-    FIGURES.mkdir(exist_ok=True)
+    DRAWN.mkdir(exist_ok=True)
     matplotlib.rcParams["svg.hashsalt"] = "spex"  # equal figures are equal files
     for name in CHARTS:
         save(chart(name), name)
     ex = example()
-    ex.to_html(FIGURES / "example.html", title="A review")
+    ex.to_html(DRAWN / "example.html", title="A review")
     save(ex.plot.text(), "text")
     save(ex.plot.network(order=3), "network")
 
 
 def save(ax: Axes, name: str) -> None:
     options = {"bbox_inches": "tight", "metadata": {"Date": None}, "facecolor": "white"}
-    ax.figure.savefig(FIGURES / f"{name}.svg", **options)
+    ax.figure.savefig(DRAWN / f"{name}.svg", **options)
     pyplot.close(ax.figure)
 
 

@@ -1,4 +1,4 @@
-"""SPEX and ProxySPEX: the interactions that drive a model, found by ablation and sparse
+"""SPEX, ProxySPEX and GPSPEX: the interactions that drive a model, found by ablation and sparse
 Walsh-Fourier transforms."""
 
 from .errors import (
@@ -10,10 +10,12 @@ from .errors import (
     SpexError,
 )
 from .explanation import Explanation, Report, load
+from .fit import fit
+from .gpspex import gpspex
 from .hierarchy import hierarchy_rates
 from .indices import interactions
 from .plan import SamplingPlan, plan_spex
-from .proxyspex import fit, proxyspex
+from .proxyspex import proxyspex
 from .spex import spex
 from .transform import SparseTransform
 from .trees import Trees, tree_fourier
@@ -33,6 +35,7 @@ __all__ = [
     "Trees",
     "ValueFunction",
     "fit",
+    "gpspex",
     "hierarchy_rates",
     "interactions",
     "load",

@@ -27,6 +27,8 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_predict": ("reference", "cpu", "triton"),
     "parity_adjoint": ("reference", "cpu", "triton"),
     "parity_gram": ("reference", "cpu", "triton"),
+    "anova_kernel": ("reference", "cpu"),
+    "anova_kernel_grad": ("reference", "cpu"),
     "bch_decode": ("reference", "cpu", "triton"),
     "peel": ("reference", "cpu"),
     "boost": ("reference", "cpu", "triton"),
@@ -120,12 +122,12 @@ def refusal(op: str, backend: str, device: torch.device) -> str | None:
 
 def table() -> str:
     """The backends of every op on this machine, as text: what `python -m spex_core` prints."""
-    lines = [f"{'op':18}" + "".join(f"{name:11}" for name in BACKENDS) + "auto on cpu"]
+    lines = [f"{'op':19}" + "".join(f"{name:11}" for name in BACKENDS) + "auto on cpu"]
     cpu = torch.device("cpu")
     for op, there in OPS.items():
         cells = [
             "-" if name not in there else "no" if why_not(name) else "yes" for name in BACKENDS
         ]
-        lines.append(f"{op:18}" + "".join(f"{c:11}" for c in cells) + pick(op, "auto", cpu))
+        lines.append(f"{op:19}" + "".join(f"{c:11}" for c in cells) + pick(op, "auto", cpu))
     lines += [f"{name}: {reason}" for name in BACKENDS if (reason := why_not(name))]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ import torch
 
 from . import indices
 from .errors import FormatError, check
+from .gp_process import Process
 from .page import page
 from .picture import picture
 from .plots import Plots
@@ -46,6 +47,8 @@ class Report:
         plan: how the budget was spent.
         seconds: stage -> wall seconds.
         warnings: what the user should know.
+        r2_process, missed: of GPSPEX: R2 of the whole process, where r2 is of the terms kept, and
+        the share of the variance of its mean that the others hold; None for other algorithms.
     """
 
     algorithm: str
@@ -69,6 +72,8 @@ class Report:
     decoder: str = ""
     preset: str = ""
     warnings: list[str] = field(default_factory=list)
+    r2_process: float | None = None
+    missed: float | None = None
 
     def __str__(self) -> str:
         variant = f"{self.decoder} decoding" if self.decoder else f"preset {self.preset}"
@@ -82,13 +87,21 @@ class Report:
             f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
-            f"{self.r2_linear:.4f}",
+            f"{self.r2_linear:.4f}" + self._of_process(),
             f"terms       {self.terms:,}, effectively {self.effective_terms:.1f}; variance by "
             f"order {energy or 'none'}",
             f"hierarchy   {rates}",
             f"seconds     {times}",
         ]
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
+
+    def _of_process(self) -> str:
+        if self.r2_process is None or self.missed is None:
+            return ""
+        return (
+            f"; the whole process {self.r2_process:.4f}, with {self.missed:.2%} of its variance in "
+            "terms left out"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,11 +112,13 @@ class Explanation:
         transform: the recovered set function, a SparseTransform.
         features: n names, for printing; keys of every result are indices.
         report: how it was found.
+        process: of GPSPEX, the posterior, for predictions with error bars; not saved.
     """
 
     transform: SparseTransform
     features: tuple[str, ...]
     report: Report
+    process: Process | None = None
 
     def interactions(
         self, index: str = "FBII", order: int | None = None
@@ -195,7 +210,8 @@ class Explanation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file (arrays and JSON, no pickle), whole or not at all."""
-        about = {"features": list(self.features), "report": dataclasses.asdict(self.report)}
+        report = {k: v for k, v in dataclasses.asdict(self.report).items() if v is not None}
+        about = {"features": list(self.features), "report": report}
         entries = {
             "spex_format": np.int64(FORMAT),
             "n": np.int64(self.transform.n),
@@ -203,6 +219,8 @@ class Explanation:
             "coefs": self.transform.coefs.numpy(),
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         }
+        if self.transform.stderr is not None:
+            entries["stderr"] = self.transform.stderr.numpy()
         _write(path, lambda file: np.savez_compressed(file, **entries))
 
 
@@ -244,6 +262,7 @@ def _explanation(file: np.lib.npyio.NpzFile) -> Explanation:
     support, coefs = torch.from_numpy(file["support"]), torch.from_numpy(file["coefs"])
     report = about["report"]
     report["energy_by_order"] = {int(k): v for k, v in report["energy_by_order"].items()}
-    transform = SparseTransform(int(file["n"]), support, coefs)
+    stderr = torch.from_numpy(file["stderr"]) if "stderr" in file else None
+    transform = SparseTransform(int(file["n"]), support, coefs, stderr)
     check(len(about["features"]) == transform.n, "{} names", len(about["features"]))
     return Explanation(transform, tuple(about["features"]), Report(**report))

@@ -29,6 +29,8 @@ class SparseTransform:
     Args:     n: features, at least 1.
               support: packed int64 (S, W), the distinct terms k; the row of zeros is the constant.
               coefs: float64 (S,), finite, the coefficients F[k]. S = 0 is the zero function.
+              stderr: float64 (S,), finite and >= 0, the standard error of each coefficient; None
+              where none is known, or needed.
     Raises:   TypeError, ValueError if they are not as above.
     Cost:     one sort of the terms; predict costs T S W word operations, all else is linear in S.
     Example:  SparseTransform.from_dict(3, {(): 1.0, (0, 2): 0.5}).predict(np.eye(3, dtype=bool))
@@ -38,19 +40,25 @@ class SparseTransform:
     n: int
     support: Tensor
     coefs: Tensor
+    stderr: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = check_int("SparseTransform: n", self.n, 1)
         _check_support(self.support, n)
-        _check_coefs(self.coefs, len(self.support))
+        _check_numbers("coefs", self.coefs, len(self.support))
+        if self.stderr is not None:
+            _check_numbers("stderr", self.stderr, len(self.support))
+            check(bool((self.stderr >= 0).all()), "SparseTransform: stderr must not be negative")
         support = self.support.cpu()
         order = torch.from_numpy(_canonical_order(support))
         support, coefs = support[order], self.coefs.detach().cpu()[order]
+        stderr = None if self.stderr is None else self.stderr.detach().cpu()[order]
         twice = (support[1:] == support[:-1]).all(1)
         if twice.any():
             (term,) = unpack_sets(support[1:][twice][:1])
             raise ValueError(f"SparseTransform: support must have distinct rows, got {term} twice")
-        for field, value in (("n", n), ("support", support), ("coefs", coefs)):
+        fields = {"n": n, "support": support, "coefs": coefs, "stderr": stderr}
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
 
     @classmethod
@@ -58,7 +66,8 @@ class SparseTransform:
         """The same as the constructor, for terms that are known to be as it would leave them:
         distinct, in canonical order, on the CPU. Nothing is checked, sorted or copied."""
         out = object.__new__(cls)
-        for field, value in (("n", n), ("support", support), ("coefs", coefs)):
+        fields = {"n": n, "support": support, "coefs": coefs, "stderr": None}
+        for field, value in fields.items():
             object.__setattr__(out, field, value)
         return out
 
@@ -164,7 +173,8 @@ class SparseTransform:
         """The transform with only top(k) and the constant, which is not counted in k."""
         best = self._largest(check_int("truncate: k", k, 0))
         keep = np.concatenate([np.flatnonzero(self.orders == 0), best])
-        return SparseTransform(self.n, self.support[keep], self.coefs[keep])
+        stderr = None if self.stderr is None else self.stderr[keep]
+        return SparseTransform(self.n, self.support[keep], self.coefs[keep], stderr)
 
     def energy_by_order(self) -> dict[int, float]:
         """The share of the variance of f over all masks that each order holds: {order: share}.
@@ -246,15 +256,17 @@ def _check_support(support: Tensor, n: int) -> None:
     check(not spare.any(), "SparseTransform: support must have no bits past n={}", n)
 
 
-def _check_coefs(coefs: Tensor, terms: int) -> None:
-    if not (isinstance(coefs, Tensor) and coefs.dtype == torch.float64):
-        got = coefs.dtype if isinstance(coefs, Tensor) else type(coefs).__name__
-        raise TypeError(f"SparseTransform: coefs must be a float64 tensor, got {got}")
+def _check_numbers(name: str, numbers: Tensor, terms: int) -> None:
+    if not (isinstance(numbers, Tensor) and numbers.dtype == torch.float64):
+        got = numbers.dtype if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise TypeError(f"SparseTransform: {name} must be a float64 tensor, got {got}")
     check(
-        tuple(coefs.shape) == (terms,),
-        "SparseTransform: coefs must have shape ({},), got {}",
-        *(terms, tuple(coefs.shape)),
+        tuple(numbers.shape) == (terms,),
+        "SparseTransform: {} must have shape ({},), got {}",
+        *(name, terms, tuple(numbers.shape)),
     )
     check(
-        bool(coefs.isfinite().all()), "SparseTransform: coefs must be finite, got NaN or infinity"
+        bool(numbers.isfinite().all()),
+        "SparseTransform: {} must be finite, got NaN or infinity",
+        name,
     )

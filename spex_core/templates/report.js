@@ -2,7 +2,7 @@
 
 /** The line under the title. */
 function summary(report, all) {
-  const algorithm = { proxyspex: "ProxySPEX", spex: "SPEX" }[report.algorithm] ?? report.algorithm;
+  const algorithm = { proxyspex: "ProxySPEX", spex: "SPEX", gpspex: "GPSPEX" }[report.algorithm] ?? report.algorithm;
   const count = (value) => value.toLocaleString("en");
   return (
     `${algorithm} on ${count(all.features)} features, from ${count(report.unique)} masks: ` +
@@ -26,10 +26,13 @@ function makeReport(report) {
   const seen = report.left_out
     ? `on ${report.left_out.toLocaleString("en")} masks left out`
     : "on every mask there is";
-  const r2 = chart(`R² ${seen}`, [
-    ["this explanation", report.r2, report.r2.toFixed(4)],
-    ["a linear fit", report.r2_linear, report.r2_linear.toFixed(4)],
-  ]);
+  const scores = [
+    ["this explanation", report.r2],
+    ["the whole process", report.r2_process],
+    ["a linear fit", report.r2_linear],
+  ];
+  const known = scores.filter(([, score]) => score !== null);
+  const r2 = chart(`R² ${seen}`, known.map(([name, score]) => [name, score, score.toFixed(4)]));
   const energy = Object.entries(report.energy_by_order).map(([order, share]) => [
     `order ${order}`,
     share,
