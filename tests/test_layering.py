@@ -54,18 +54,8 @@ ORDER = [
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
-    "faithfulness",
-    *(
-        "weights",
-        "indices",
-        "shapiq_values",
-        "explanation",
-        "spex",
-        "uniform",
-        "proxyspex",
-        "gpspex",
-        "fit",
-    ),
+    *("faithfulness", "weights", "indices", "shapiq_values", "regions", "picture", "plots", "page"),
+    *("explanation", "spex", "uniform", "proxyspex", "gpspex", "fit"),
     *("compare", "values", "interop", "demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
