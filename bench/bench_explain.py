@@ -41,9 +41,8 @@ CASES = [
     ("order 4", 40, 6000, products(40, 4, 12, 0.0)),
     ("order 4, 10 dB", 40, 6000, products(40, 4, 12, 0.1**0.5)),
     ("order 5", 100, 8000, products(100, 5, 8, 0.0)),
-    ("order 5, too few", 100, 3000, products(100, 5, 8, 0.0)),
 ]
-GAMES = [("digits_knn5_datapoints_n200", 6000), ("digits_lgbm_n64_img3", 6000)]
+GAMES = [("digits_knn5_datapoints_n200", 6000)]
 
 
 def run(name: str, n: int, budget: int, f: games.Function) -> Row:
