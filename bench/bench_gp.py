@@ -124,12 +124,14 @@ def r2(values: np.ndarray, fit: np.ndarray) -> float:
 
 
 def lines() -> list[Row]:
-    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    """The last line of each case."""
+    rows = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    return list({(row["game"], row["samples"], row["seed"]): row for row in rows}.values())
 
 
 def run_cases(seeds: list[int], budgets: list[int], every: int) -> None:
     torch.set_num_threads(1)
-    there = {(row["game"], row["samples"], row["seed"]) for row in lines()}
+    there = {(row["game"], row["samples"], row["seed"]) for row in lines() if "auto" in row}
     for seed in seeds:
         for T in budgets:
             for name in games.names()[::every]:
@@ -156,32 +158,21 @@ def averaged() -> list[Row]:
         if both := [run for run in runs if run["theirs"] is not None]:
             row["gain"] = statistics.mean(run["gp"] - run["theirs"] for run in both)
         best = max(row[key] for key in ("linear", "ours", "gp", "spex") if key in row)
-        row["below"] = best - row["auto"]
+        if "auto" in row:
+            row["below"] = best - row["auto"]
         rows.append(row)
     return rows
 
 
 def summary(rows: list[Row], T: int) -> Row:
-    """The figures that are asked for, over the games that have so many samples."""
+    """The figures that are asked for, over the games that have so many samples; those of auto, over
+    the games that have a line with it."""
     rows = [row for row in rows if row["samples"] == T]
-    gains = [row["gain"] for row in rows if "gain" in row]
-    small = [row for row in rows if 10 * row["n"] >= T]
+    stacked = [row for row in rows if "auto" in row]
     out = {"samples": T, "games": len(rows), "seeds": max(row["seeds"] for row in rows)}
-    for key in ("linear", "ours", "gp", "auto"):
-        out[key] = statistics.mean(max(row[key], -1.0) for row in rows)
-    out |= {
-        "foolish": sum(row["gp"] < row["linear"] - 0.02 for row in rows),
-        "foolish auto": sum(row["auto"] < row["linear"] - 0.02 for row in rows),
-        "better than theirs": share([gain > 0 for gain in gains]),
-        "mean gain capped at 1": mean_of([min(gain, 1.0) for gain in gains]),
-        "not below ours, to 10 n": share([row["gp"] >= row["ours"] - 0.01 for row in small]),
-        "auto below by over 0.01": sum(row["below"] > 0.01 for row in rows),
-        "auto below at most": max(row["below"] for row in rows),
-        "spex best": sum(
-            row["spex"] > max(row["ours"], row["gp"]) for row in rows if "spex" in row
-        ),
-        "z": middle([row["gp_z"] for row in rows if "gp_z" in row]),
-    }
+    for key in ("linear", "ours", "gp"):
+        out[key] = mean_of([max(row[key], -1.0) for row in rows])
+    out |= of_auto(stacked) | against_others(rows, T)
     for key in ("gp", "auto"):
         covered = [row[f"{key}_covered"] for row in rows if f"{key}_covered" in row]
         out |= {
@@ -191,8 +182,34 @@ def summary(rows: list[Row], T: int) -> Row:
             f"{key} tables": len(covered),
         }
     for key in ("ours", "gp", "auto"):
-        out[f"{key} cpu"] = statistics.mean(row[f"{key}_cpu"] for row in rows)
+        out[f"{key} cpu"] = mean_of([row[f"{key}_cpu"] for row in rows if f"{key}_cpu" in row])
     return out
+
+
+def of_auto(rows: list[Row]) -> Row:
+    """The stack against its members."""
+    return {
+        "auto games": len(rows),
+        "auto": mean_of([max(row["auto"], -1.0) for row in rows]),
+        "foolish auto": sum(row["auto"] < row["linear"] - 0.02 for row in rows),
+        "auto below by over 0.01": sum(row["below"] > 0.01 for row in rows),
+        "auto below at most": max((row["below"] for row in rows), default=""),
+        "spex": sum("spex" in row for row in rows),
+        "spex best": sum(row.get("spex", -9) > max(row["ours"], row["gp"]) + 0.01 for row in rows),
+    }
+
+
+def against_others(rows: list[Row], T: int) -> Row:
+    """GPSPEX against a linear fit, the public ProxySPEX and ours."""
+    gains = [row["gain"] for row in rows if "gain" in row]
+    small = [row for row in rows if 10 * row["n"] >= T]
+    return {
+        "foolish": sum(row["gp"] < row["linear"] - 0.02 for row in rows),
+        "better than theirs": share([gain > 0 for gain in gains]),
+        "mean gain capped at 1": mean_of([min(gain, 1.0) for gain in gains]),
+        "not below ours, to 10 n": share([row["gp"] >= row["ours"] - 0.01 for row in small]),
+        "z": middle([row["gp_z"] for row in rows if "gp_z" in row]),
+    }
 
 
 def share(answers: list[bool]) -> float | str:

@@ -57,13 +57,13 @@ def explain(
     3. GPSPEX is left out beyond 5,000 samples, where its matrices do not fit in memory, and where
        it would take more than about two minutes on one core (gp_memory.py; the CPU seconds are in
        bench/bench_gp.py).
-    4. SPEX asks for masks of its own, and wants many: at budgets up to 1,000 it is seldom the best
-       (`spex` in bench/bench_gp.py). So it is tried only where f has one output, a fifth of the
-       budget (at most 2,000 uniform masks) leaves enough for 32 bins a group, and the stack has
-       an R2 below 0.8 on that fifth: as it has for functions of high order with nothing inside
-       (bench/bench_explain.py). Scored on the fifth, which it has not seen, SPEX is the result if
-       it beats the stack by 0.02. That is then fitted to all masks, those of SPEX included, so
-       none is lost.
+    4. SPEX asks for masks of its own, and wants many: at 1,000 it beats ProxySPEX by 0.01 on one
+       real function in twenty (`small` in bench/bench_explain.py). So it is tried only where f has
+       one output, a fifth of the budget (at most 2,000 uniform masks) leaves enough for 32 bins a
+       group, and the stack has an R2 below 0.8 on that fifth: as it has for functions of high
+       order with nothing inside (bench/bench_explain.py). Scored on the fifth, which it has not
+       seen, SPEX is the result if it beats the stack by 0.02. That is then fitted to all masks,
+       those of SPEX included, so none is lost.
 
     Args:
         f, n, features, prefix_sharing, seed, batch_size, known: as in proxyspex().
