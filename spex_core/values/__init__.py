@@ -9,6 +9,7 @@ from .components import Components
 from .encoders import Encoder, as_encoder, load_encoder, load_minilm
 from .heads import sentence_heads, text_heads
 from .image import ImageRegions
+from .isolated import Isolated
 from .language import CausalText, load_causal
 from .loading import load_tokenizer
 from .scorers import Logit, Margin, Similarity
@@ -30,6 +31,7 @@ __all__ = [
     "EncoderText",
     "FitAndScore",
     "ImageRegions",
+    "Isolated",
     "LabelLogprobs",
     "Logit",
     "LogitDifference",
