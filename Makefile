@@ -73,7 +73,7 @@ SANITIZERS_thread := thread
 	@touch $@
 
 .venv/installed: .venv/compile .venv/test $(wildcard csrc/*)
-	$(PIP) --no-build-isolation --editable '.[text,remote]'
+	$(PIP) --no-build-isolation --editable '.[text,remote,ray]'
 	@touch $@
 
 .venv-peers/installed: constraints.txt pyproject.toml

@@ -6,6 +6,7 @@ Nothing optional is imported before it is used.
 from .calls import ServerError
 from .causal_scorers import AnswerLogprob, ClassLogit, ClassMargin, LabelLogprobs, LogitDifference
 from .components import Components
+from .distributed import Distributed
 from .encoders import Encoder, as_encoder, load_encoder, load_minilm
 from .heads import sentence_heads, text_heads
 from .image import ImageRegions
@@ -26,6 +27,7 @@ __all__ = [
     "ClassMargin",
     "Components",
     "CostCapReached",
+    "Distributed",
     "Encoder",
     "EncoderText",
     "FitAndScore",
