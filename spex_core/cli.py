@@ -213,7 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=explain)
     _add_input(command.add_argument_group("what to explain"))
     _add_model(command.add_argument_group("the model"))
-    _add_server(command.add_argument_group("a served model"))
     _add_algorithm(command.add_argument_group("how"))
     _add_output(command.add_argument_group("what to show"))
     command = commands.add_parser(
@@ -280,6 +279,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of it")
     add("--device", default="cpu", help="where it runs, as cuda")
     add("--tokens", type=int, help="in one forward pass at most; else what suits the device")
+    _add_server(group)
 
 
 def _add_server(group: argparse._ArgumentGroup) -> None:

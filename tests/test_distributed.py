@@ -77,9 +77,9 @@ def test_an_algorithm_on_it(two: Distributed) -> None:
 def test_jobs_have_the_packs_of_one_process(order: str) -> None:
     masks = some_masks(700)
     f = Spread(order=order)
-    rank, stops = distributed._planned(f, masks)
+    rank, stops = distributed.planned(f, masks)
     rows, found = masks[torch.from_numpy(rank)], np.empty(len(masks), np.float32)
-    for job in distributed._jobs(stops, 3):
+    for job in distributed.jobs_of(stops, 3):
         found[rank[job]] = f.evaluate(rows[job])
     truth = f.evaluate(masks)
     np.testing.assert_array_equal(found, truth)
@@ -143,7 +143,7 @@ def test_a_value_function_that_cannot_be_made(ray: Any) -> None:
 
 
 def test_more_than_the_cluster_has(ray: Any) -> None:
-    workers = RayWorkers(fails, 1, patience=0.5, num_cpus=0, num_gpus=7)
+    workers = RayWorkers(fails, 1, timeout=0.5, num_cpus=0, num_gpus=7)
     with pytest.raises(SpexError, match=r"no actor was ready within 0.5 s: .*'num_gpus': 7"):
         list(workers.each([1]))
     workers.close()
@@ -203,10 +203,10 @@ def test_the_later_half_of_the_longest_run_is_stolen_in_order() -> None:
 
 def test_jobs_are_whole_packs() -> None:
     stops = [3, 5, 9, 10, 20]
-    assert distributed._jobs(stops, 50) == [
+    assert distributed.jobs_of(stops, 50) == [
         slice(0, 3), slice(3, 5), slice(5, 9), slice(9, 10), slice(10, 20)
     ]  # fmt: skip
-    jobs = distributed._jobs(list(range(1, 1001)), 2)
+    jobs = distributed.jobs_of(list(range(1, 1001)), 2)
     assert len(jobs) == 32
     assert {job.stop - job.start for job in jobs} == {31, 32}
     assert functools.reduce(lambda end, job: job.stop if job.start == end else -1, jobs, 0) == 1000

@@ -26,6 +26,7 @@ ORDER = [
         "reference_gp",
         "reference_inference",
         "native",
+        "native_cuda",
         "triton_kernels",
         "ops",
         "ops_inference",

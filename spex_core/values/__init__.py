@@ -12,6 +12,7 @@ from .heads import sentence_heads, text_heads
 from .image import ImageRegions
 from .language import CausalText, load_causal
 from .loading import load_tokenizer
+from .ranked import Ranked
 from .scorers import Logit, Margin, Similarity
 from .served import ServedText
 from .server import CostCapReached, Server
@@ -36,6 +37,7 @@ __all__ = [
     "Logit",
     "LogitDifference",
     "Margin",
+    "Ranked",
     "ServedText",
     "Server",
     "ServerError",

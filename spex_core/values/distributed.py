@@ -109,8 +109,8 @@ class Distributed(ValueFunction):
         """A job at a time, as they are done."""
         if not len(masks):
             return
-        rank, stops = _planned(self._here, masks) if self._here else self._ask("planned", masks)
-        rank, jobs = np.array(rank), _jobs(stops, self.count)
+        rank, stops = planned(self._here, masks) if self._here else self._ask("planned", masks)
+        rank, jobs = np.array(rank), jobs_of(stops, self.count)
         rows = masks[torch.from_numpy(rank)]
         try:
             given = [("values", rows[job].numpy()) for job in jobs]
@@ -152,7 +152,7 @@ def _facts(f: ValueFunction) -> _Facts:
     return _Facts(tuple(f.features), f.fingerprint, f.order)
 
 
-def _planned(f: ValueFunction, masks: Tensor) -> tuple[np.ndarray, list[int]]:
+def planned(f: ValueFunction, masks: Tensor) -> tuple[np.ndarray, list[int]]:
     """The order in which f evaluates distinct masks, and where in it each pack ends."""
     rank = lexicographic(masks)
     rank = rank[arrange(f.cost(masks[torch.from_numpy(rank)]), f.order)]
@@ -160,7 +160,7 @@ def _planned(f: ValueFunction, masks: Tensor) -> tuple[np.ndarray, list[int]]:
     return rank, [pack.stop for pack in cut(f.cost(rows), f.tokens, f.added(rows))]
 
 
-def _jobs(stops: list[int], workers: int) -> list[slice]:
+def jobs_of(stops: list[int], workers: int) -> list[slice]:
     """Consecutive packs, as nearly equal in number as they can be."""
     count = min(len(stops), JOBS * workers)
     edges = [0, *(stops[(i + 1) * len(stops) // count - 1] for i in range(count))]
@@ -179,7 +179,7 @@ class _Work:
             return _facts(self.f)
         masks = torch.from_numpy(np.array(rows))  # Ray's arrays cannot be written to
         if name == "planned":
-            return _planned(self.f, masks)
+            return planned(self.f, masks)
         return self.f.evaluate(masks)
 
 

@@ -24,7 +24,7 @@ class RayWorkers:
     """`count` actors, each with what `make` returns there; started by the first call of `each`.
 
     Args: make: () -> a function of a job. It goes to each actor once, with whatever data it holds.
-          patience: seconds that the first actor may take to be ready.
+          timeout: seconds that the first actor may take to be ready.
           options: for Ray, of each actor: num_cpus, num_gpus (0.5 puts two on one GPU), resources.
     """
 
@@ -33,10 +33,10 @@ class RayWorkers:
         make: Callable[[], Callable[[Any], Any]],
         count: int,
         *,
-        patience: float = 600.0,
+        timeout: float = 600.0,
         **options: Any,
     ):
-        self.make, self.count, self.patience, self.options = make, count, patience, options
+        self.make, self.count, self.timeout, self.options = make, count, timeout, options
         self._ray: Any = None
         self._owner = False
         self._actors: list[Any] = []
@@ -91,10 +91,10 @@ class RayWorkers:
     def _first(self, doing: dict[Any, tuple[int, Any]]) -> Any:
         """The next reference that is done. Jobs may take their time; starting may not."""
         starting = all(job is NOTHING for _, job in doing.values())
-        done, _ = self._ray.wait(list(doing), timeout=self.patience if starting else None)
+        done, _ = self._ray.wait(list(doing), timeout=self.timeout if starting else None)
         if not done:
             raise SpexError(
-                f"RayWorkers: no actor was ready within {self.patience:g} s: does the cluster have "
+                f"RayWorkers: no actor was ready within {self.timeout:g} s: does the cluster have "
                 f"what each of {self.count} asks for, {self.options}?"
             )
         return done[0]
