@@ -51,38 +51,41 @@ class RayWorkers:
         runs, deaths, left, failure = Runs(len(jobs), self.count), Counter[Any](), len(jobs), None
         doing = {actor.ready.remote(): (i, NOTHING) for i, actor in enumerate(self._actors)}
         free: set[int] = set()
+        lost = self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError
         while left:
             reference = self._first(doing)
             place, job = doing.pop(reference)
             free.add(place)
+            value, problem = None, None
             try:
                 value, problem = self._ray.get(reference)
-            except self._ray.exceptions.RayActorError as error:
+                done = job is not NOTHING and problem is None
+            except lost as error:
                 free.remove(place)
                 doing[self._start(place)] = (place, NOTHING)
                 deaths[job] += 1
+                done = False
                 if deaths[job] == DEATHS:
-                    failure = failure or _failure(job, f"{DEATHS} actors died of it: {error}")
+                    problem = f"{DEATHS} actors died of it: {error}"
                 elif job is not NOTHING:
                     runs.give_back(job)
-            else:
-                if problem is not None:
-                    failure = failure or _failure(job, problem)
-                elif job is not NOTHING:
-                    left -= 1
-                    yield job, value
-            if failure is None:
-                for idle in sorted(free):
-                    if (job := runs.take(idle)) is not None:
-                        free.remove(idle)
-                        doing[self._actors[idle].do.remote(jobs[job])] = (idle, job)
-            elif all(job is NOTHING for _, job in doing.values()):
+            if problem is not None:
+                failure = failure or _failure(job, problem)
+            for idle in sorted(free) if failure is None else ():
+                if (following := runs.take(idle)) is not None:
+                    free.remove(idle)
+                    doing[self._actors[idle].do.remote(jobs[following])] = (idle, following)
+            if done:  # the actors are busy again while the caller takes it
+                left -= 1
+                yield job, value
+            if failure is not None and all(job is NOTHING for _, job in doing.values()):
                 raise failure
 
     def close(self) -> None:
         """End the actors, whatever they do, and Ray if it was started for them."""
-        for actor in self._actors:
-            self._ray.kill(actor)
+        if self._actors and self._ray.is_initialized():
+            for actor in self._actors:
+                self._ray.kill(actor)
         self._actors = []
         if self._owner:
             self._ray.shutdown()
@@ -106,8 +109,8 @@ class RayWorkers:
         if not self._ray.is_initialized():
             self._owner = True
             self._ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        self._made = self._ray.put(self.make)  # a TypeError where it cannot be sent
         self._actors = [None] * self.count
-        self._made = self._ray.put(self.make)
         for place in range(self.count):
             self._start(place)
 
