@@ -30,7 +30,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "anova_kernel": ("reference", "cpu"),
     "anova_kernel_grad": ("reference", "cpu"),
     "bch_decode": ("reference", "cpu", "triton"),
-    "peel": ("reference", "cpu"),
+    "peel": ("reference", "cpu", "triton"),
     "boost": ("reference", "cpu", "triton"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),

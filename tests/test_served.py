@@ -181,6 +181,17 @@ def test_two_percent_of_requests_fail(fault: str, serve: Callable, make: Callabl
     np.testing.assert_array_equal(found, directly(there, f, masks, DIFFERENCE))
 
 
+def test_a_reply_that_never_pauses_and_never_ends(serve: Callable, make: Callable) -> None:
+    there = serve(fault=every("drip", 0))
+    f = make(there, prompts=50, timeout=0.5)
+    masks = some_masks(f.n, 4)
+    start = time.monotonic()
+    np.testing.assert_array_equal(f(masks), directly(there, f, masks, DIFFERENCE))
+    assert there.counts["drip"] == 1
+    assert there.posts >= 2
+    assert time.monotonic() - start >= 0.5
+
+
 def test_all_faults_at_once_in_a_whole_run(serve: Callable, make: Callable) -> None:
     draw = np.random.default_rng(2).random(2000)
 
