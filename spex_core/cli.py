@@ -297,7 +297,6 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=explain)
     _add_input(command.add_argument_group("what to explain"))
     _add_model(command.add_argument_group("the model"))
-    _add_server(command.add_argument_group("a served model"))
     how, shown = (command.add_argument_group(title) for title in ("how", "what to show"))
     _add_algorithm(how)
     how.add_argument(
@@ -353,7 +352,6 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     command.add_argument("folder", type=Path, metavar="DIR", help="new, or of the same run")
     _add_input(command.add_argument_group("what to explain"))
     _add_model(command.add_argument_group("the model"))
-    _add_server(command.add_argument_group("a served model"))
     _add_algorithm(command.add_argument_group("how"))
     shown = command.add_argument_group("what to show")
     _add_shown(shown)
@@ -431,6 +429,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of it")
     add("--device", default="cpu", help="where it runs, as cuda")
     add("--tokens", type=int, help="in one forward pass at most; else what suits the device")
+    _add_server(group)
 
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
