@@ -315,6 +315,10 @@ def bch_decode(
             from .triton_kernels.bch_decode import bch_decode as impl
 
             return impl(readings.double(), code, chase)
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.bch_decode_cuda(readings.double(), code, chase)
         case _:
             found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
             return found[0].to(readings.device), found[1].to(readings.device)
@@ -371,6 +375,11 @@ def peel(
             from . import native
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+        case "cuda":
+            from . import native_cuda
+
+            tables = code, delay_columns, hashes
+            return native_cuda.peel_cuda(bins.double(), *tables, degree, floor, chase)
         case _:
             tables = code, delay_columns.cpu(), hashes.cpu()
             found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)

@@ -1,6 +1,7 @@
 #include <cstdio>
 
 void test_boost();
+void test_cuda();
 void test_decode();
 void test_fwht();
 void test_gelu();
@@ -22,5 +23,6 @@ int main() {
   test_decode();
   test_trees();
   test_boost();
+  test_cuda();
   std::puts("C++ tests passed");
 }
