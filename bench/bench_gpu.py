@@ -132,9 +132,7 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
         (
             *("parity_adjoint", f"{samples} x {terms}, n={n}, |k|=5"),
             lambda how: ops.parity_adjoint(masks, on["s"], on["v"], **how),
-            lambda d, how: ops.parity_adjoint(
-                few.to(d), support.to(d), values[:999].round().to(d), **how
-            ),
+            lambda d, how: ops.parity_adjoint(few.to(d), support.to(d), whole.to(d), **how),
             masks.nbytes + 8 * samples,
         ),
         (
@@ -147,9 +145,7 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             (
                 *("bch_decode", f"{len(readings)} rows, n={n}, t=5, chase={chase}"),
                 lambda how, q=chase: ops.bch_decode(noisy, code, chase=q, **how),
-                lambda d, how, q=chase: ops.bch_decode(readings[:99].to(d), code, chase=q, **how)[
-                    0
-                ],
+                lambda d, how, q=chase: ops.bch_decode(seldom.to(d), code, chase=q, **how)[0],
                 readings.nbytes,
             )
             for chase in (0, 6)

@@ -81,7 +81,7 @@ class DeviceFit {
     });
   }
 
-  // write(i, sum over the terms of reading i's bin of +-x): what terms with these coefficients read.
+  // write(i, sum over the terms of reading i's bin of +-x): what terms of coefficients x read.
   template <typename Write>
   __device__ void spread(const double* x, const Write& write) const {
     team_.each(s_.bins * q_.shifts, [&](int64_t i) {
