@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "fwht.h"
+#include "parity.h"
 #include "peel.h"
 #if defined(SPEX_EMULATED)
 #include "emulated.h"
@@ -67,6 +68,47 @@ PYBIND11_MODULE(_cuda, m) {
 
   m.def("fwht_f32", &fwht<float>, release());
   m.def("fwht_f64", &fwht<double>, release());
+
+  m.attr("parity_span") = spex::kParitySpan;
+  m.def(
+      "parity_bits",
+      [](Address masks, Address support, int64_t samples, int64_t terms, int64_t words,
+         Address columns, Address out, const Where& where) {
+        spex::parity_bits_cuda(at<const uint64_t>(masks), at<const uint64_t>(support), samples,
+                               terms, words, at<uint64_t>(columns), at<uint64_t>(out),
+                               place_at(where));
+      },
+      release());
+  m.def(
+      "sum_over_terms",
+      [](Address bits, Address coefs, int64_t samples, int64_t terms, int masks_each, Address out,
+         const Where& where) {
+        spex::sum_over_terms_cuda(at<const uint64_t>(bits), at<const double>(coefs), samples, terms,
+                                  masks_each, at<double>(out), place_at(where));
+      },
+      release());
+  m.def(
+      "sum_over_spans",
+      [](Address bits, Address values, int64_t samples, int64_t terms, int64_t stride, Address out,
+         const Where& where) {
+        spex::sum_over_spans_cuda(at<const uint64_t>(bits), at<const double>(values), samples,
+                                  terms, stride, at<double>(out), place_at(where));
+      },
+      release());
+  m.def(
+      "sum_of_spans",
+      [](Address sums, int64_t terms, int64_t spans, Address out, const Where& where) {
+        spex::sum_of_spans_cuda(at<const double>(sums), terms, spans, at<double>(out),
+                                place_at(where));
+      },
+      release());
+  m.def(
+      "parity_gram",
+      [](Address columns, int64_t terms, int64_t samples, Address out, const Where& where) {
+        spex::parity_gram_cuda(at<const uint64_t>(columns), terms, samples, at<double>(out),
+                               place_at(where));
+      },
+      release());
 
   m.def(
       "bch_decode",

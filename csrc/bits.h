@@ -30,6 +30,14 @@ SPEX_HOST_DEVICE inline int lowest_bit(uint32_t word) {
 #endif
 }
 
+SPEX_HOST_DEVICE inline int lowest_bit(uint64_t word) {
+#if defined(__CUDA_ARCH__)
+  return __ffsll(static_cast<long long>(word)) - 1;
+#else
+  return __builtin_ctzll(word);
+#endif
+}
+
 SPEX_HOST_DEVICE inline int parity(uint64_t word) { return popcount(word) & 1; }
 
 }  // namespace spex

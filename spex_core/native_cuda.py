@@ -8,6 +8,7 @@ SPEX_CUDA=EMULATED the same kernels run on the host, on CPU tensors.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from . import _cuda
 from .codes import BchCode
 from .errors import check
 
+BLOCK_BYTES = 1 << 28  # of the parities of a block of masks, at most
+MASKS_EACH = ((1 << 19, 32), (1 << 16, 8))  # from so many masks on, so many to a thread
 DECODERS = 1 << 18  # threads that decode, at most, while a row can do with one
 MOST_READINGS = 1 << 30
 
@@ -39,6 +42,58 @@ def fwht_cuda(x: Tensor) -> Tensor:
     call = _cuda.fwht_f32 if x.dtype == torch.float32 else _cuda.fwht_f64
     call(x.data_ptr(), out.data_ptr(), x.numel() // width, width.bit_length() - 1, _place(x))
     return out.view(-1)[:size].view(shape) if spare else out
+
+
+def parity_bits_cuda(masks: Tensor, support: Tensor) -> Tensor:
+    masks, support = masks.contiguous(), support.contiguous()
+    (samples, width), terms = masks.shape, len(support)
+    groups = -(-samples // 64)
+    columns = masks.new_empty(64 * width, groups)
+    out = masks.new_empty(terms, groups)
+    where = masks.data_ptr(), support.data_ptr()
+    _cuda.parity_bits(
+        *(*where, samples, terms, width, columns.data_ptr(), out.data_ptr(), _place(masks))
+    )
+    return out
+
+
+def _parity_blocks(masks: Tensor, terms: int) -> Iterator[tuple[int, Tensor]]:
+    """Spans of masks whose parities are at most BLOCK_BYTES, or 65,536 masks, and where each
+    begins."""
+    step = (1 << 16) * max(1, BLOCK_BYTES // (8192 * max(1, terms)))
+    return ((first, masks[first : first + step]) for first in range(0, len(masks), step))
+
+
+def parity_predict_cuda(masks: Tensor, support: Tensor, coefs: Tensor) -> Tensor:
+    coefs, terms = coefs.contiguous(), len(support)
+    out = torch.empty(len(masks), dtype=torch.float64, device=masks.device)
+    for first, block in _parity_blocks(masks, terms):
+        bits = parity_bits_cuda(block, support)
+        each = next((each for least, each in MASKS_EACH if len(block) >= least), 1)
+        where = bits.data_ptr(), coefs.data_ptr(), len(block), terms, each
+        _cuda.sum_over_terms(*where, out[first:].data_ptr(), _place(masks))
+    return out
+
+
+def parity_adjoint_cuda(masks: Tensor, support: Tensor, values: Tensor) -> Tensor:
+    values, terms = values.contiguous(), len(support)
+    spans = -(-len(masks) // _cuda.parity_span)
+    sums = torch.empty(terms, spans, dtype=torch.float64, device=masks.device)
+    for first, block in _parity_blocks(masks, terms):
+        bits = parity_bits_cuda(block, support)
+        where = bits.data_ptr(), values[first:].data_ptr()
+        into = sums.data_ptr() + 8 * (first // _cuda.parity_span)
+        _cuda.sum_over_spans(*where, len(block), terms, spans, into, _place(masks))
+    out = torch.empty(terms, dtype=torch.float64, device=masks.device)
+    _cuda.sum_of_spans(sums.data_ptr(), terms, spans, out.data_ptr(), _place(masks))
+    return out
+
+
+def parity_gram_cuda(columns: Tensor, samples: int) -> Tensor:
+    columns, terms = columns.contiguous(), len(columns)
+    out = torch.empty(terms, terms, dtype=torch.float64, device=columns.device)
+    _cuda.parity_gram(columns.data_ptr(), terms, samples, out.data_ptr(), _place(columns))
+    return out
 
 
 @functools.lru_cache(maxsize=32)

@@ -166,6 +166,10 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
             from .triton_kernels.parity_bits import parity_bits as impl
 
             return impl(masks, support)
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_bits_cuda(masks, support)
         case _:
             return reference.parity_bits(masks, support)
 
@@ -203,6 +207,10 @@ def parity_predict(
             from .triton_kernels.parity_predict import parity_predict as impl
 
             return impl(masks, support, coefs.double())
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_predict_cuda(masks, support, coefs.double())
         case _:
             return reference.parity_predict(masks, support, coefs.double())
 
@@ -239,6 +247,10 @@ def parity_adjoint(
             from .triton_kernels.parity_adjoint import parity_adjoint as impl
 
             return impl(masks, support, values.double())
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_adjoint_cuda(masks, support, values.double())
         case _:
             return reference.parity_adjoint(masks, support, values.double())
 
@@ -275,6 +287,10 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             from .triton_kernels.parity_gram import parity_gram as impl
 
             return impl(columns, samples)
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_gram_cuda(columns, samples)
         case _:
             return reference.parity_gram(columns, samples)
 

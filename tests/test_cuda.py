@@ -207,6 +207,41 @@ def test_peel_refuses_more_readings_than_its_numbers_hold(
         )
 
 
+@pytest.mark.parametrize("each", [1, 8, 32])
+@pytest.mark.parametrize(("samples", "terms"), [(1000, 70), (65_600, 3)])
+def test_parities_have_the_bits_of_the_cpu_in_either_order(
+    emulation, monkeypatch: pytest.MonkeyPatch, samples: int, terms: int, each: int
+) -> None:
+    """Any number of masks a thread, and masks in several blocks."""
+    from spex_core import native_cuda
+
+    if samples > 1000 and each < 32:
+        pytest.skip("the blocks do not depend on it")
+    monkeypatch.setattr(native_cuda, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(native_cuda, "MASKS_EACH", ((0, each),))
+    generator = torch.Generator().manual_seed(terms)
+    masks = torch.randint(-(2**63), 2**63 - 1, (samples, 1), generator=generator)
+    support = torch.randint(-(2**63), 2**63 - 1, (terms, 1), generator=generator)
+    coefs = torch.randn(terms, generator=generator, dtype=torch.float64)
+    values = torch.randn(samples, generator=generator, dtype=torch.float64)
+
+    def run(backend: str) -> list[torch.Tensor]:
+        bits = ops.parity_bits(masks, support, backend=backend)
+        return [
+            bits,
+            ops.parity_predict(masks, support, coefs, backend=backend),
+            ops.parity_gram(bits, samples, backend=backend),
+            ops.parity_adjoint(masks, support, values, backend=backend),
+        ]
+
+    up, down = both_orders(emulation, lambda: run("cuda"))
+    assert all(map(torch.equal, up, down))
+    expected = run("cpu")
+    assert all(map(torch.equal, up[:3], expected[:3]))
+    assert torch.allclose(up[3], expected[3], rtol=1e-12, atol=1e-9)
+    assert emulation.most_shared() <= SHARED_LIMIT
+
+
 def test_no_rows_launch_nothing(emulation) -> None:
     before = emulation.launches()
     assert ops.fwht(torch.ones(0, 8), backend="cuda").shape == (0, 8)

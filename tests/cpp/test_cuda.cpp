@@ -8,6 +8,7 @@
 #include "code.h"
 #include "emulated.h"
 #include "fwht.h"
+#include "parity.h"
 #include "peel.h"
 
 using namespace spex_test;
@@ -110,10 +111,49 @@ void check_peel(const TestCode& code, int t, int64_t n, int groups, int b, int t
   }
 }
 
+#if defined(__SANITIZE_THREAD__)  // which knows nothing of fibers
+constexpr bool kFibers = false;
+#else
+constexpr bool kFibers = true;
+#endif
+
+// Every term at every mask, one bit at a time.
+void check_parity(int64_t samples, int64_t terms, int64_t words) {
+  const int64_t groups = (samples + 63) / 64;
+  const auto masks = random_words(samples * words, 1), support = random_words(terms * words, 2);
+  const auto coefs = random_integers<double>(terms, 3),
+             values = random_integers<double>(samples, 4);
+  auto columns = garbage<uint64_t>(64 * words * groups), bits = garbage<uint64_t>(terms * groups);
+  spex::parity_bits_cuda(masks.data(), support.data(), samples, terms, words, columns.data(),
+                         bits.data(), kHere);
+  std::vector<double> predicted(samples, 0.0), added(terms, 0.0);
+  for (int64_t s = 0; s < terms; ++s)
+    for (int64_t i = 0; i < 64 * groups; ++i) {
+      const int sign = i < samples ? naive_sign(&masks[i * words], &support[s * words], words) : 1;
+      CHECK((bits[s * groups + i / 64] >> (i % 64) & 1) == (sign < 0), "parity_bits_cuda");
+      if (i < samples) predicted[i] += sign * coefs[s];
+      if (i < samples) added[s] += sign * values[i];
+    }
+  auto sums = garbage<double>(samples), out = garbage<double>(terms);
+  for (const int each : {1, 8, 32}) {
+    spex::sum_over_terms_cuda(bits.data(), coefs.data(), samples, terms, each, sums.data(), kHere);
+    CHECK(sums == predicted, "sum_over_terms_cuda %ld %ld", long(samples), long(terms));
+  }
+  const int64_t spans = (samples + spex::kParitySpan - 1) / spex::kParitySpan;
+  auto parts = garbage<double>(terms * spans);
+  spex::sum_over_spans_cuda(bits.data(), values.data(), samples, terms, spans, parts.data(), kHere);
+  spex::sum_of_spans_cuda(parts.data(), terms, spans, out.data(), kHere);
+  CHECK(out == added, "sum_over_spans_cuda %ld %ld", long(samples), long(terms));
+  auto gram = garbage<double>(terms * terms), expected = gram;
+  spex::parity_gram_cuda(bits.data(), terms, samples, gram.data(), kHere);
+  spex::parity_gram_cpu(bits.data(), terms, samples, expected.data(), spex::Isa{}, 1);
+  CHECK(gram == expected, "parity_gram_cuda %ld %ld", long(samples), long(terms));
+}
+
 }  // namespace
 
 void test_cuda() {
-#if !defined(__SANITIZE_THREAD__)  // which knows nothing of fibers
+  if (!kFibers) return;
   const TestCode small(6, 0x43, 3, 40), large(9, 0x211, 5, 460);
   for (const bool downwards : {false, true}) {
     spex::emulated::downwards = downwards;
@@ -123,6 +163,11 @@ void test_cuda() {
     check_fwht<float>(1, 16);
     check_fwht<double>(1, 15);
     check_fwht<double>(0, 4);
+    check_parity(0, 3, 2);
+    check_parity(130, 0, 1);
+    check_parity(1, 1, 1);
+    check_parity(700, 67, 3);
+    check_parity(4200, 2, 1);
     check_bch(small, 3, 37, 0, 1);
     check_bch(small, 3, 37, 4, 1);
     check_bch(large, 5, 21, 4, 8);
@@ -134,5 +179,4 @@ void test_cuda() {
     }
   }
   spex::emulated::downwards = false;
-#endif
 }
