@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import masks as bits
+from . import resident
 from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
@@ -20,7 +20,7 @@ from .hierarchy import hierarchy_rates
 from .peel import peel
 from .plan import SamplingPlan, least_budget, plan_spex
 from .prefixes import profile_of
-from .refine import linear_fit, linear_predict, refit
+from .refine import linear_fit, linear_predict, refit, with_constant
 from .shrink import with_low_orders
 from .transform import SparseTransform, r2
 from .value_function import ValueFunction
@@ -42,8 +42,9 @@ def spex(
     batch_size: int = 1024,
     progress: Progress | None = None,
     known: tuple[np.ndarray, np.ndarray] | None = None,
+    device: torch.device | str = "cpu",
     backend: Backend = "auto",
-) -> Explanation:
+) -> Explanation | list[Explanation]:
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
 
     A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as
@@ -71,11 +72,18 @@ def spex(
         seed: every random choice follows from it; the same seed gives the same bits.
         batch_size: masks in one call of f at the most.
         progress: called as progress(done, total) after each batch.
-        known: (masks bool (rows, n), values (rows,)) that need not be asked for again.
+        known: (masks bool (rows, n), values (rows,) or (rows, q)) that need not be asked for
+            again.
+        device: where f takes its masks and leaves its values. On another than the CPU f is called
+            with bool tensors (batch, n) of that device and returns a tensor of it; nothing but the
+            plan goes there and nothing but the terms and their scores comes back
+            (Report.moved), and `known` and ValueFunctions are refused.
         backend: of the transform and the decoder.
-    Returns: an Explanation.
+    Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
+            alone.
     Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
-             fails, holding what was paid for; BackendUnavailable.
+             fails, holding what was paid for; BackendUnavailable; MemoryError, before f is called,
+             if the device has too little room.
     Cost:    f aside: O(T log B + n b) for T samples, and the decoding of C B bins.
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
@@ -88,38 +96,84 @@ def spex(
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
     profile = profile_of(prefix_sharing)
-    chosen = pick("peel", backend, torch.device("cpu"))
+    device = usable_device(device, f, known)
+    chosen = pick("peel", backend, device)
     clock = Clock()
     with clock("plan"):
         plan = plan_spex(len(names), budget, degree=degree, seed=seed, prefix_sharing=profile)
+    how = {"batch_size": batch_size, "progress": progress}
+    if device.type == "cpu":
+        found = run_here(f, plan, clock, known=known, decoder=decoder, backend=backend, **how)
+    else:
+        found = resident.run(f, plan, device, clock, decoder=decoder, backend=backend, **how)
+    unique = len(np.unique(plan.row_keys()))
+    explained = []
+    for fitted in found.outputs:
+        report = Report(
+            algorithm="spex",
+            decoder=decoder,
+            backend=chosen,
+            device=str(device),
+            seed=plan.seed,
+            n=plan.n,
+            degree=plan.n if plan.code is None else plan.degree,
+            budget=plan.budget,
+            used=found.used,
+            unique=unique,
+            left_out=plan.holdout,
+            r2=fitted.r2,
+            r2_linear=fitted.r2_linear,
+            terms=len(fitted.transform),
+            effective_terms=float(len(fitted.transform)),
+            energy_by_order=fitted.transform.energy_by_order(),
+            hierarchy=hierarchy_rates(fitted.transform),
+            plan=describe(plan),
+            seconds=clock.seconds,
+            moved=found.moved,
+            warnings=warnings(plan, fitted.r2, fitted.r2_linear),
+        )
+        explained.append(Explanation(fitted.transform, names, report))
+    return explained if found.several else explained[0]
+
+
+def usable_device(device: torch.device | str, f: object, known: object) -> torch.device:
+    """The device, checked against what else was asked for."""
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"spex: device must be one that torch has, got {device} ({error})"
+        ) from None
+    if device.type != "cpu" and isinstance(f, ValueFunction):
+        raise TypeError(
+            "spex: f must be a plain callable on tensors where device is not the CPU, got "
+            f"{type(f).__name__}, which takes its masks on the host"
+        )
+    check(device.type == "cpu" or known is None, "spex: known must be None on {}", device)
+    return device
+
+
+def run_here(
+    f: SetFunction,
+    plan: SamplingPlan,
+    clock: Clock,
+    *,
+    known: tuple[np.ndarray, np.ndarray] | None,
+    decoder: str,
+    batch_size: int,
+    progress: Progress | None,
+    backend: Backend,
+) -> resident.Run:
+    """resident.run, where nothing has to move."""
     with clock("evaluate"):
-        values, used = evaluate(f, plan, batch_size=batch_size, progress=progress, known=known)
-    transform = fit_plan(plan, values, decoder=decoder, backend=backend, clock=clock)
-    with clock("score"):
-        score, score_linear = scores(plan, values, transform)
-    report = Report(
-        algorithm="spex",
-        decoder=decoder,
-        backend=chosen,
-        device="cpu",
-        seed=plan.seed,
-        n=plan.n,
-        degree=plan.n if plan.code is None else plan.degree,
-        budget=plan.budget,
-        used=used,
-        unique=len(np.unique(plan.row_keys())),
-        left_out=plan.holdout,
-        r2=score,
-        r2_linear=score_linear,
-        terms=len(transform),
-        effective_terms=float(len(transform)),
-        energy_by_order=transform.energy_by_order(),
-        hierarchy=hierarchy_rates(transform),
-        plan=describe(plan),
-        seconds=clock.seconds,
-        warnings=warnings(plan, score, score_linear),
-    )
-    return Explanation(transform, names, report)
+        asked = {"batch_size": batch_size, "progress": progress, "known": known, "many": True}
+        values, used = evaluate(f, plan, **asked)
+    outputs = []
+    for own in values.T.contiguous() if values.ndim == 2 else values[None]:
+        transform = fit_plan(plan, own, decoder=decoder, backend=backend, clock=clock)
+        with clock("score"):
+            outputs.append(resident.Fitted(transform, *scores(plan, own, transform)))
+    return resident.Run(outputs, values.ndim == 2, used, {})
 
 
 def fit_plan(
@@ -147,14 +201,6 @@ def fit_plan(
             coefs = refit(plan, values, support, coefs)
             support, coefs = with_low_orders(plan, values, support, coefs)
     return SparseTransform(plan.n, support, coefs)
-
-
-def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The terms, and the constant with coefficient 0 if it is not among them."""
-    if bool((support == 0).all(1).any()):
-        return support, coefs
-    constant = torch.zeros(1, bits.words(n), dtype=torch.int64)
-    return torch.cat([constant, support]), torch.cat([coefs.new_zeros(1), coefs])
 
 
 def scores(plan: SamplingPlan, values: Tensor, transform: SparseTransform) -> tuple[float, float]:

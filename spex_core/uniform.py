@@ -22,8 +22,9 @@ from .memory import freed_memory_kept
 from .peel import beyond_rounding
 from .plan import plan_uniform
 from .proxy import ProxyFit
+from .refine import with_constant
 from .samples import Samples, distinct, varying
-from .spex import Clock, feature_names, with_constant
+from .spex import Clock, feature_names
 from .transform import SparseTransform
 
 LEAST = 8  # samples

@@ -49,6 +49,7 @@ ORDER = [
         "refine",
         "shrink",
         "transform",
+        "resident",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
