@@ -27,6 +27,7 @@ ORDER = [
         "reference_gp",
         "reference_inference",
         "native",
+        "native_cuda",
         "triton_kernels",
         "ops",
         "ops_inference",

@@ -454,7 +454,7 @@ def test_the_least_budget_in_the_error_works(n: int, degree: int) -> None:
     [
         (lambda x: np.full(len(x), np.nan), "finite numbers, got nan"),
         (lambda x: np.full(len(x), np.inf), "finite numbers, got inf"),
-        (lambda x: np.zeros(len(x) + 1), r"shape \(1024,\), got shape \(1025,\)"),
+        (lambda x: np.zeros(len(x) + 1), r"shape \(1024,\) or .*, got shape \(1025,\)"),
         (lambda x: np.zeros((len(x), 2, 1)), r"got shape \(1024, 2, 1\)"),
         (lambda x: "good", r"got shape \(\)"),
         (lambda x: 1 / 0, "ZeroDivisionError: division by zero"),
