@@ -45,6 +45,10 @@ OPS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Ops that "auto" leaves to the host for tensors of any device: docs/kernels.md says why.
+ON_HOST = ("tree_fourier",)
+
+
 @functools.cache
 def why_not(backend: str) -> str | None:
     """None where `backend` can run on this machine, else the reason it cannot."""
@@ -104,10 +108,12 @@ def pick(op: str, backend: str, device: torch.device) -> str:
     """The backend that runs `op` on tensors of `device`.
 
     "auto" looks at the device only: CPU tensors go to "cpu", else "reference"; CUDA tensors to
-    "cuda", else "triton", else "reference".
+    "cuda", else "triton", else "reference". Ops of ON_HOST go where CPU tensors go.
 
     Raises: BackendUnavailable if the named backend cannot run here, saying why and what can.
     """
+    if backend == "auto" and op in ON_HOST:
+        device = torch.device("cpu")
     order = ("cuda", "triton", "reference") if device.type == "cuda" else ("cpu", "reference")
     if backend == "auto":
         return next(name for name in order if refusal(op, name, device) is None)

@@ -78,6 +78,14 @@ def test_auto_follows_the_device(only, there, device, picked) -> None:
     assert pick("fwht", "auto", device) == picked
 
 
+def test_auto_leaves_some_ops_to_the_host(only) -> None:
+    only("cpu", "triton", "cuda")
+    assert backend.ON_HOST == ("tree_fourier",)
+    assert pick("tree_fourier", "auto", CUDA) == pick("tree_fourier", "auto", CPU) == "cpu"
+    with pytest.raises(BackendUnavailable, match="tensors are on cuda"):
+        pick("tree_fourier", "cpu", CUDA)
+
+
 def test_auto_needs_the_op_too(only, monkeypatch: pytest.MonkeyPatch) -> None:
     only("cpu")
     monkeypatch.setitem(OPS, "fwht", ("reference",))
