@@ -10,6 +10,7 @@ import importlib.util
 import os
 from typing import Literal
 
+import numpy as np
 import torch
 
 from .errors import BackendUnavailable
@@ -63,12 +64,14 @@ def why_not(backend: str) -> str | None:
             return None
         case "triton":
             try:
-                import triton  # noqa: F401
+                import triton
             except ImportError as error:
                 return f"import failed: {error}"
             if importlib.util.find_spec(f"{__package__}.triton_kernels") is None:
                 return f"{__package__}.triton_kernels is not installed"
-            if interpreted() or torch.cuda.is_available():
+            if interpreted():
+                return _interpreter_fails(triton.__version__)
+            if torch.cuda.is_available():
                 return None
             return "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
         case "cuda":
@@ -80,6 +83,18 @@ def why_not(backend: str) -> str | None:
                 return f"import failed: {error}"
             return None if _cuda.emulated or torch.cuda.is_available() else "no CUDA device"
     raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _interpreter_fails(version: str) -> str | None:
+    """Before 3.7 Triton's interpreter takes int() of arrays of one element, to end loops; NumPy 2.4
+    takes them no longer. Kernels on a GPU do not care."""
+    if _release(version) >= (3, 7) or _release(np.__version__) < (2, 4):
+        return None
+    return f"the interpreter of Triton {version} needs NumPy below 2.4, got {np.__version__}"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def interpreted() -> bool:
