@@ -1,5 +1,5 @@
 """The console command: `spex` prints the backends, `spex explain` explains a model's output, `spex
-demo` shows three kinds of input."""
+report` shows a result again, `spex demo` three kinds of input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def explain(args: argparse.Namespace) -> None:
     check_int("--top", args.top, 0)
     check_int("--compare", args.compare, 0)
     check(args.out.suffix == ".npz", "--out must end in .npz, got {}", args.out)
-    _check_writable(args.out)
+    _check_writable("--out", args.out)
     _set_threads(args)
     from .compare import Recorder
     from .inputs import value_function
@@ -94,8 +94,8 @@ def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
         )
 
 
-def _check_writable(out: Path) -> None:
-    check(os.access(out.parent, os.W_OK), "--out must be in a writable folder: {}", out)
+def _check_writable(option: str, out: Path) -> None:
+    check(os.access(out.parent, os.W_OK), "{} must be in a writable folder: {}", option, out)
 
 
 def _set_threads(args: argparse.Namespace) -> None:
@@ -160,13 +160,32 @@ def _comparison_lines(f: Recorder, ex: Explanation, args: argparse.Namespace) ->
         return f"\n{compare(f, ex, plan, decoder=args.decoder, progress=show)}"
 
 
+# ---- spex report ---------------------------------------------------------------------------------
+
+
+def report(args: argparse.Namespace) -> None:
+    """`spex report`: a saved explanation, printed, and written as an HTML page where asked for."""
+    check_int("--top", args.top, 0)
+    if args.html is not None:
+        _check_writable("--html", args.html)
+    from .explanation import load
+
+    ex = load(args.file)
+    print(_top_lines(ex.interactions(args.index, order=args.order), ex.features, args))
+    print(f"\n{ex.report}")
+    if args.html is not None:
+        title = args.file.stem if args.title is None else args.title
+        ex.to_html(args.html, title=title, index=args.index, order=args.order)
+        print(f"\npage: {args.html}")
+
+
 # ---- spex demo -----------------------------------------------------------------------------------
 
 
 def demo(args: argparse.Namespace) -> None:
     """`spex demo`: three kinds of input, one after the other, printed and written to one file as
     soon as each is done."""
-    _check_writable(args.out)
+    _check_writable("--out", args.out)
     _set_threads(args)
     from . import demo as shows
     from .progress import progress
@@ -216,6 +235,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_server(command.add_argument_group("a served model"))
     _add_algorithm(command.add_argument_group("how"))
     _add_output(command.add_argument_group("what to show"))
+    command = commands.add_parser(
+        "report",
+        help="show a saved result, and write it as an HTML page",
+        description="Print a result of `spex explain` or Explanation.save again, with any index; "
+        "with --html write one page that needs no network: features, interactions, the report.",
+        formatter_class=_Help,
+    )
+    command.set_defaults(run=report)
+    add = command.add_argument
+    add("file", type=Path, metavar="FILE.npz", help="the result")
+    add("--html", type=Path, metavar="OUT.html", help="the page")
+    add("--title", help="of the page; else the name of the file")
+    _add_shown(command)
     command = commands.add_parser(
         "demo",
         help="explain words, attention heads and training rows, and write a report",
@@ -334,10 +366,15 @@ def _add_algorithm(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=int, help="CPU threads; else as many as torch uses")
 
 
-def _add_output(group: argparse._ArgumentGroup) -> None:
+def _add_shown(group: argparse._ActionsContainer) -> None:
     add = group.add_argument
     add("--index", default="FBII", help="interaction index, such as Fourier, SV, SII, FSII")
     add("--order", type=int, help="most features in one interaction; else what the index means")
     add("--top", type=int, default=20, help="interactions to print")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    _add_shown(group)
+    add = group.add_argument
     add("--out", type=Path, metavar="FILE.npz", default="spex-result.npz", help="the result")
     add("--quiet", action="store_true", help="no progress")
