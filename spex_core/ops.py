@@ -761,8 +761,11 @@ def tree_fourier(
         case "cpu":
             from . import native
 
-            trees = roots, feature, absent, present, value
-            return native.tree_fourier_cpu(*trees, n, group, groups, limit)
+            device = roots.device  # of another than the CPU where "auto" was asked for
+            trees = (x.cpu() for x in (roots, feature, absent, present, value))
+            group = None if group is None else group.cpu()
+            support, coefs = native.tree_fourier_cpu(*trees, n, group, groups, limit)
+            return support.to(device), coefs.to(device)
         case _:
             trees = roots, feature, absent, present, value
             return reference.tree_fourier(*trees, n, group, groups, limit)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import resident
 from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
@@ -28,6 +29,7 @@ from .value_function import ValueFunction
 
 # Bits a group from which a linear fit was better on no game of bench/bench_games.py.
 LEAST_B = 7
+CPU = torch.device("cpu")
 
 
 def spex(
@@ -45,8 +47,9 @@ def spex(
     known: Known | None = None,
     store: Where | None = None,
     patience: Patience | None = None,
+    device: torch.device | str = "cpu",
     backend: Backend = "auto",
-) -> Explanation:
+) -> Explanation | list[Explanation]:
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
 
     A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as
@@ -81,11 +84,17 @@ def spex(
             that are there are not asked for again. Or a Store, which other runs on f may share.
         patience: a Patience, which says how often a call that fails is made again and how long it
             may take; by default it is not, and any time.
+        device: where f takes its masks and leaves its values. On another than the CPU f is called
+            with bool tensors (batch, n) of that device and returns a tensor of it; nothing but the
+            plan goes there and nothing but the terms and their scores comes back
+            (Report.moved); known, store and patience are refused, and ValueFunctions.
         backend: of the transform and the decoder.
-    Returns: an Explanation.
+    Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
+             alone.
     Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
              another function or plan, with what differs; EvaluationError if f fails, holding what
-             was paid for; BackendUnavailable.
+             was paid for; BackendUnavailable; MemoryError, before f is called, if the device has
+             too little room.
     Cost:    f aside: O(T log B + n b) for T samples, and the decoding of C B bins.
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
@@ -95,24 +104,47 @@ def spex(
     names = feature_names("spex", n, features, f)
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
-    found = explain(
-        spex_recipe(
-            budget=budget,
-            degree=degree,
-            decoder=decoder,
-            prefix_sharing=prefix_sharing,
-            seed=seed,
-            backend=backend,
-        ),
-        *(f, names),
-        batch_size=check_int("spex: batch_size", batch_size, 1),
+    device = usable_device(device, f, known=known, store=store, patience=patience)
+    batch_size = check_int("spex: batch_size", batch_size, 1)
+    recipe = spex_recipe(
+        budget=budget,
+        degree=degree,
+        decoder=decoder,
+        prefix_sharing=prefix_sharing,
+        seed=seed,
+        backend=backend,
+        device=device,
+    )
+    if device.type != "cpu":
+        return explain_there(recipe, f, names, device, batch_size, progress)
+    return explain(
+        *(recipe, f, names),
+        batch_size=batch_size,
         progress=progress,
         known=known,
         store=store,
         patience=patience,
     )
-    assert isinstance(found, Explanation)
-    return found
+
+
+def usable_device(device: torch.device | str, f: object, **on_host: object) -> torch.device:
+    """The device, checked against what else was asked for; on_host: what only the CPU takes."""
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"spex: device must be one that torch has, got {device} ({error})"
+        ) from None
+    if device.type == "cpu":
+        return device
+    if isinstance(f, ValueFunction):
+        raise TypeError(
+            "spex: f must be a plain callable on tensors where device is not the CPU, got "
+            f"{type(f).__name__}, which takes its masks on the host"
+        )
+    for name, value in on_host.items():
+        check(value is None, "spex: {} must be None on {}", name, device)
+    return device
 
 
 def spex_recipe(
@@ -123,10 +155,11 @@ def spex_recipe(
     prefix_sharing: bool | Sequence[float] = False,
     seed: int = 0,
     backend: Backend = "auto",
+    device: torch.device | str = "cpu",
 ) -> SpexRecipe:
-    """The options of spex(), checked but for what depends on n."""
+    """The options of spex(), checked but for what depends on n; device: where it will run."""
     check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
-    pick("peel", backend, torch.device("cpu"))
+    pick("peel", backend, torch.device(device))
     profile = tuple(profile_of(prefix_sharing))
     return SpexRecipe(budget, degree, decoder, profile, seed, backend)
 
@@ -143,7 +176,6 @@ class SpexRecipe(Recipe):
     backend: Backend
 
     name = "spex"
-    many = False
 
     @property
     def options(self) -> dict[str, object]:
@@ -159,55 +191,116 @@ class SpexRecipe(Recipe):
         """Of the groups whose values are all there, with the other values as further samples; where
         there is no such group, the fit of ProxySPEX."""
         if answered.whole:
-            return self._explanation(answered, answered.plan, answered.values, clock, [])
+            return self._explained(answered, answered.plan, answered.values, clock, [])
         part = complete_part(answered)
         if part is None:
             other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
             found = other.fit(answered, clock)
             text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
-            report = dataclasses.replace(found.report, warnings=[text, *found.report.warnings])
-            return dataclasses.replace(found, report=report)
+            if isinstance(found, list):
+                return [with_warning(ex, text) for ex in found]
+            return with_warning(found, text)
         plan, values = part
         notes = [f"of {answered.plan.groups} groups of masks {plan.groups} have all their values"]
         if not plan.holdout:
             notes.append("none of the masks held out has a value yet: R2 is of the samples fitted")
-        return self._explanation(answered, plan, values, clock, notes)
+        return self._explained(answered, plan, values, clock, notes)
 
-    def _explanation(
+    def _explained(
         self,
         answered: Answered,
         plan: SamplingPlan,
         values: Tensor,
         clock: Clock,
         notes: list[str],
-    ) -> Explanation:
-        """Of values of all rows of a plan."""
-        transform = fit_plan(plan, values, decoder=self.decoder, backend=self.backend, clock=clock)
-        with clock("score"):
-            score, score_linear = scores(plan, values, transform)
-        report = Report(
-            algorithm="spex",
-            decoder=self.decoder,
-            backend=pick("peel", self.backend, torch.device("cpu")),
-            device="cpu",
-            seed=plan.seed,
-            n=plan.n,
-            degree=plan.n if plan.code is None else plan.degree,
-            budget=plan.budget,
-            used=0,
-            unique=len(plan.places.first),
-            left_out=plan.holdout,
-            r2=score,
-            r2_linear=score_linear,
-            terms=len(transform),
-            effective_terms=float(len(transform)),
-            energy_by_order=transform.energy_by_order(),
-            hierarchy=hierarchy_rates(transform),
-            plan=describe(answered.plan),
-            seconds=clock.seconds,
-            warnings=notes + warnings(plan, score, score_linear),
-        )
-        return Explanation(transform, answered.names, report)
+    ) -> Found:
+        """Of values (T,) or (T, q) of all rows of a plan."""
+        fits = []
+        for own in values[None] if values.ndim == 1 else values.T.contiguous():
+            how = {"decoder": self.decoder, "backend": self.backend, "clock": clock}
+            transform = fit_plan(plan, own, **how)
+            with clock("score"):
+                fits.append(resident.Fitted(transform, *scores(plan, own, transform)))
+        out = [
+            Explanation(
+                fitted.transform,
+                answered.names,
+                report(self, plan, fitted, describe(answered.plan), clock, notes),
+            )
+            for fitted in fits
+        ]
+        return out if values.ndim == 2 else out[0]
+
+
+def explain_there(
+    recipe: SpexRecipe,
+    f: resident.DeviceFunction,
+    names: tuple[str, ...],
+    device: torch.device,
+    batch_size: int,
+    progress: Shown,
+) -> Found:
+    """The recipe where f is, on a device that is not the CPU."""
+    check(
+        progress is None or (callable(progress) and not isinstance(progress, bool)),
+        "spex: progress must be None or a function of (done, total) on {}, got {!r}",
+        *(device, progress),
+    )
+    clock = Clock()
+    with clock("plan"):
+        plan = recipe.plan(len(names))
+    found = resident.run(
+        *(f, plan, device, clock),
+        decoder=recipe.decoder,
+        batch_size=batch_size,
+        progress=progress,
+        backend=recipe.backend,
+    )
+    out = []
+    for fitted in found.outputs:
+        about = report(recipe, plan, fitted, describe(plan), clock, [], device=device)
+        about = dataclasses.replace(about, used=found.used, moved=found.moved)
+        out.append(Explanation(fitted.transform, names, about))
+    return out if found.several else out[0]
+
+
+def report(
+    recipe: SpexRecipe,
+    plan: SamplingPlan,
+    fitted: resident.Fitted,
+    plan_in_words: str,
+    clock: Clock,
+    notes: list[str],
+    device: torch.device = CPU,
+) -> Report:
+    """Of one output; what a run has counted is added there."""
+    return Report(
+        algorithm="spex",
+        decoder=recipe.decoder,
+        backend=pick("peel", recipe.backend, device),
+        device=str(device),
+        seed=plan.seed,
+        n=plan.n,
+        degree=plan.n if plan.code is None else plan.degree,
+        budget=plan.budget,
+        used=0,
+        unique=len(plan.places.first),
+        left_out=plan.holdout,
+        r2=fitted.r2,
+        r2_linear=fitted.r2_linear,
+        terms=len(fitted.transform),
+        effective_terms=float(len(fitted.transform)),
+        energy_by_order=fitted.transform.energy_by_order(),
+        hierarchy=hierarchy_rates(fitted.transform),
+        plan=plan_in_words,
+        seconds=clock.seconds,
+        warnings=notes + warnings(plan, fitted.r2, fitted.r2_linear),
+    )
+
+
+def with_warning(ex: Explanation, text: str) -> Explanation:
+    about = dataclasses.replace(ex.report, warnings=[text, *ex.report.warnings])
+    return dataclasses.replace(ex, report=about)
 
 
 def complete_part(answered: Answered) -> tuple[SamplingPlan, Tensor] | None:

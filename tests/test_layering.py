@@ -56,6 +56,7 @@ ORDER = [
         "shrink",
         *("subset_problem", "subset_tables", "subset_milp", "subset_search", "subsets"),
         "transform",
+        "resident",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
