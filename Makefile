@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OPTIONS ?=
+# Without a GPU the CUDA kernels are compiled for the host, so that tests run them.
+SPEX_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,EMULATED)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -37,7 +39,7 @@ lint: .venv/lint ## check style, formatting and spelling
 format: .venv/lint ## repair formatting and what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.inc csrc/*.cpp csrc/*.cu tests/cpp/*.h tests/cpp/*.cpp)
+	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.inc csrc/*.cpp csrc/*.cu csrc/*.cuh tests/cpp/*.h tests/cpp/*.cpp)
 
 sanitize: build/address/spex_cpp_tests build/thread/spex_cpp_tests ## run the C++ tests under the address, undefined-behaviour and thread sanitizers
 	build/address/spex_cpp_tests
@@ -73,7 +75,7 @@ SANITIZERS_thread := thread
 	@touch $@
 
 .venv/installed: .venv/compile .venv/test $(wildcard csrc/*)
-	$(PIP) --no-build-isolation --editable '.[text]'
+	$(PIP) --no-build-isolation --config-settings=cmake.define.SPEX_CUDA=$(SPEX_CUDA) --editable '.[text,remote]'
 	@touch $@
 
 .venv-peers/installed: constraints.txt pyproject.toml

@@ -18,8 +18,10 @@ from harness import table, write
 from torch import Tensor
 
 from spex_core import ops
+from spex_core.alias import alias
 from spex_core.codes import bch_code
 from spex_core.masks import pack
+from spex_core.plan import aliased_plan
 
 FWHT = [(torch.float32, b) for b in (3, 5, 7, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24)]
 FWHT += [(torch.float64, b) for b in (3, 7, 10, 12, 13, 14, 15, 20)]
@@ -64,6 +66,17 @@ def sparse(terms: int, n: int) -> Tensor:
     return pack(out)
 
 
+def planted_bins(n: int) -> tuple[Tensor, tuple]:
+    """Bins of 1,000 terms of five features, b = 12, at 10 dB; and what peel knows of them."""
+    plan = aliased_plan(n, 12, seed=7)
+    masks = plan.masks(0, plan.aliased)
+    coefs = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    values = ops.parity_predict(masks, sparse(1000, n), coefs)
+    noise = torch.randn(len(values), generator=torch.Generator().manual_seed(9))
+    bins = alias(values + 10.0 * noise.double(), plan)
+    return bins, (plan.code, plan.delay_columns, plan.hashes)
+
+
 def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     """(op, size, call, a smaller call on any device, bytes that it has to move)."""
     n, samples, terms = 1024, 1_000_000, 10_000
@@ -75,6 +88,8 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     code = bch_code(n, 5)
     readings = torch.randn(12_288, code.delays).double()
     noisy = readings.to(device)
+    bins, known = planted_bins(n)
+    there, how = bins.to(device), {"floor": 1e-15, "chase": 6}
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
     cases = [
@@ -122,6 +137,12 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
                 readings.nbytes,
             )
             for chase in (0, 6)
+        ),
+        (
+            *("peel", f"C=3 P={bins.shape[1]} b=12, n={n}, t=5, 1000 terms"),
+            lambda: ops.peel(there, *known, **how),
+            lambda d: ops.peel(bins.to(d), *known, **how)[0],
+            8 * bins.numel(),
         ),
         (
             *("boost", "30000 x 1024, 10 trees of depth 5"),

@@ -20,7 +20,7 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 # op -> the backends that implement it. ops.py and ops_inference.py hold one `match` per op with the
 # same names.
 OPS: dict[str, tuple[str, ...]] = {
-    "fwht": ("reference", "cpu", "triton"),
+    "fwht": ("reference", "cpu", "triton", "cuda"),
     "affine_masks": ("reference", "cpu", "triton"),
     "uniform_masks": ("reference", "cpu", "triton"),
     "parity_bits": ("reference", "cpu", "triton"),
@@ -30,7 +30,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "anova_kernel": ("reference", "cpu"),
     "anova_kernel_grad": ("reference", "cpu"),
     "bch_decode": ("reference", "cpu", "triton"),
-    "peel": ("reference", "cpu"),
+    "peel": ("reference", "cpu", "triton"),
     "boost": ("reference", "cpu", "triton"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
@@ -68,7 +68,13 @@ def why_not(backend: str) -> str | None:
                 return None
             return "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
         case "cuda":
-            return "not built"
+            try:
+                from . import _cuda
+            except ModuleNotFoundError:
+                return "not built"
+            except ImportError as error:
+                return f"import failed: {error}"
+            return None if _cuda.emulated or torch.cuda.is_available() else "no CUDA device"
     raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
 
 
@@ -78,6 +84,14 @@ def interpreted() -> bool:
     import triton
 
     return not isinstance(triton.language.sum, triton.runtime.JITFunction)
+
+
+def emulated() -> bool:
+    """Whether the CUDA kernels were compiled for the host, where they run on CPU tensors: a build
+    for tests (SPEX_CUDA=EMULATED in csrc/CMakeLists.txt)."""
+    from . import _cuda
+
+    return _cuda.emulated
 
 
 def tuning() -> bool:
@@ -113,8 +127,8 @@ def refusal(op: str, backend: str, device: torch.device) -> str | None:
         return "not implemented for this op"
     if backend == "cpu" and device.type != "cpu":
         return f"tensors are on {device}"
-    if backend == "cuda" and device.type != "cuda":
-        return f"tensors are on {device}"
+    if backend == "cuda" and device.type != ("cpu" if emulated() else "cuda"):
+        return f"tensors are on {device}" + (", the kernels emulated" if emulated() else "")
     if backend == "triton" and device.type != "cuda" and not interpreted():
         return f"tensors are on {device}, and Triton's interpreter is off"
     return None
@@ -122,12 +136,17 @@ def refusal(op: str, backend: str, device: torch.device) -> str | None:
 
 def table() -> str:
     """The backends of every op on this machine, as text: what `python -m spex_core` prints."""
-    lines = [f"{'op':19}" + "".join(f"{name:11}" for name in BACKENDS) + "auto on cpu"]
-    cpu = torch.device("cpu")
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    lines = [f"{'op':19}" + "".join(f"{name:11}" for name in BACKENDS)]
+    lines[0] += "".join(f"{f'auto on {device}':13}" for device in devices)
     for op, there in OPS.items():
         cells = [
             "-" if name not in there else "no" if why_not(name) else "yes" for name in BACKENDS
         ]
-        lines.append(f"{op:19}" + "".join(f"{c:11}" for c in cells) + pick(op, "auto", cpu))
+        picked = [pick(op, "auto", torch.device(device)) for device in devices]
+        lines.append(f"{op:19}" + "".join(f"{c:11}" for c in cells))
+        lines[-1] += "".join(f"{name:13}" for name in picked)
     lines += [f"{name}: {reason}" for name in BACKENDS if (reason := why_not(name))]
-    return "\n".join(lines)
+    if why_not("cuda") is None and emulated():
+        lines.append("cuda: emulated on the host, for tests")
+    return "\n".join(line.rstrip() for line in lines)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference, reference_boost, reference_decode, reference_gp
+from . import fakes, reference, reference_boost, reference_decode, reference_gp
 from .backend import Backend, pick
-from .checks import check_device, check_packed, kind
+from .checks import check_device, check_packed, kind, readable
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
@@ -40,7 +40,7 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     Accuracy: exact while every partial sum is an integer below 2**24 (float32) or 2**53 (float64);
               else relative l2 error <= 0.25 eps b for b >= 4.
     Cost:     B b additions a row; one read and one write of x while a row fits in cache, on triton
-              to b = 14 and two of each above.
+              to b = 14, on cuda to b = 15 (14 in float64), and two of each above.
     Example:  fwht(torch.tensor([1., 0., 0., 0.]))  # tensor([1., 1., 1., 1.])
     """
     if not (isinstance(x, Tensor) and x.is_floating_point()):
@@ -60,6 +60,10 @@ def fwht(x: Tensor, *, backend: Backend = "auto") -> Tensor:
             from .triton_kernels.fwht import fwht as impl
 
             return impl(x)
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.fwht_cuda(x)
         case _:
             narrow = x.dtype in (torch.float16, torch.bfloat16)
             return reference.fwht(x.float() if narrow else x).to(x.dtype)
@@ -100,6 +104,13 @@ def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto")
             return reference.affine_masks(columns, offsets)
 
 
+@custom_op(
+    "(SymInt rows, SymInt n, *, int seed, int stream=0, SymInt start=0, Device device, "
+    "str backend='auto') -> Tensor",
+    fake=fakes.uniform_masks,
+    flat=fakes.flat_uniform_masks,
+    whole=fakes.whole_uniform_masks,
+)
 def uniform_masks(
     rows: int,
     n: int,
@@ -276,6 +287,11 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             return reference.parity_gram(columns, samples)
 
 
+@custom_op(
+    "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, *, "
+    "str backend='auto') -> Tensor",
+    fake=fakes.anova_kernel,
+)
 def anova_kernel(
     masks: Tensor,
     others: Tensor,
@@ -316,6 +332,11 @@ def anova_kernel(
             return reference_gp.anova_kernel(masks, others, relevances, variances)
 
 
+@custom_op(
+    "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, Tensor weights, *, "
+    "str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.anova_kernel_grad,
+)
 def anova_kernel_grad(
     masks: Tensor,
     others: Tensor,
@@ -362,14 +383,16 @@ def _check_anova(
         if not (isinstance(x, Tensor) and x.is_floating_point()):
             raise TypeError(f"{op}: {name} must be a floating-point tensor, got {kind(x)}")
         check(x.ndim == 1, "{}: {} must have one axis, got shape {}", op, name, tuple(x.shape))
-        check(bool(x.isfinite().all()), "{}: {} must be finite, got NaN or infinity", op, name)
+        finite = not readable(x) or bool(x.isfinite().all())
+        check(finite, "{}: {} must be finite, got NaN or infinity", op, name)
         check_device(op, name, x, "masks", masks)
     check(
         1 <= len(relevances) <= most,
         "{}: relevances must be 1 to {}, got {}",
         *(op, most, len(relevances)),
     )
-    check(bool((relevances >= 0).all()), "{}: relevances must not be negative", op)
+    negative = readable(relevances) and bool((relevances < 0).any())
+    check(not negative, "{}: relevances must not be negative", op)
     check(
         1 <= len(variances) <= MAX_ORDER + 1,
         "{}: variances must be of 1 to {} orders, 0 included, got {}",
@@ -384,6 +407,13 @@ def _unit(relevances: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(relevances[0]), -exponent)
 
 
+@custom_op(
+    "(Tensor readings, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, *, "
+    "int chase=0, str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.bch_decode,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+)
 def bch_decode(
     readings: Tensor, code: BchCode, *, chase: int = 0, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -398,12 +428,13 @@ def bch_decode(
              and takes the set with the largest |sum_p (-1)**<d_p, k> reading_p|, the first tried on
              a tie.
     Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or
-             -1 where nothing decodes.
+             -1 where nothing decodes. On a device nothing is waited for: a row of readings that
+             are not finite, which is a ValueError on the CPU, has a count of -1 there.
     Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations; on triton also t (n + r)
              for each that yields a set. A kernel of it takes some seconds to compile for each t.
     Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
     """
-    _check_readings("bch_decode", readings, 2)
+    _check_readings("bch_decode", readings, 2, readable(readings))
     chase = check_int("bch_decode: chase", chase, 0, 16)
     check(
         readings.shape[1] == code.delays,
@@ -419,12 +450,22 @@ def bch_decode(
         case "triton":
             from .triton_kernels.bch_decode import bch_decode as impl
 
-            return impl(readings.double(), code, chase)
+            features, counts = impl(readings.double(), code, chase)
+            bad = ~readings.isfinite().all(1)
+            return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
         case _:
             found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
             return found[0].to(readings.device), found[1].to(readings.device)
 
 
+@custom_op(
+    "(Tensor bins, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, "
+    "Tensor delay_columns, Tensor hashes, *, float floor, int chase, int? degree=None, "
+    "str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.peel,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+)
 def peel(
     bins: Tensor,
     code: BchCode,
@@ -447,6 +488,8 @@ def peel(
     Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
+    Cost:    the decodings; C P products a term and step of the fits. A device is waited for several
+             times a round, for some numbers that say what comes next.
     Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,
              "Decoding".
     """
@@ -476,6 +519,10 @@ def peel(
             from . import native
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+        case "triton":
+            from .triton_kernels.peel import peel as impl
+
+            return impl(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case _:
             tables = code, delay_columns.cpu(), hashes.cpu()
             found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)
@@ -501,6 +548,16 @@ class Boosted(NamedTuple):
     staged: Tensor  # float64 (J, stages, T + E)
 
 
+@custom_op(
+    "(Tensor masks, Tensor values, SymInt n, Tensor? bags, Tensor? watch, *, "
+    "int[] trees, int[] depth, int[] leaves, int[] min_leaf, float[] rate, float[] l2, "
+    "float[] row_share, float[] feature_share, int[] stages, int seed=0, str backend='auto') "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.boost,
+    flat=fakes.flat_boost,
+    result=Boosted,
+    loose=("bags", "watch"),
+)
 def boost(
     masks: Tensor,
     values: Tensor,
@@ -543,7 +600,8 @@ def boost(
              to T / 2**31 of it), which makes sums exact in any order; predictions are float64.
              Ties go to the lowest feature and to the older leaf.
     Cost:    a fit: at most trees * (depth + 1) * T * n / 2 masked additions, on cpu 16 in an
-             instruction; threads share out the fits. Memory beyond the result: the masks two or,
+             instruction; threads share out the fits. A device is waited for at each level of a
+             tree. Memory beyond the result: the masks two or,
              with watch, three times, and leaves * (8 n + T / 8) bytes for each thread.
     Source:  Friedman 2001 (gradient boosting); Ke et al. 2017 (LightGBM: the best leaf first).
     """
@@ -622,6 +680,13 @@ def _boost_settings(
     return each
 
 
+@custom_op(
+    "(Tensor roots, Tensor feature, Tensor absent, Tensor present, Tensor value, SymInt n, "
+    "Tensor? group, *, SymInt groups=1, int? limit=None, str backend='auto') "
+    "-> (Tensor, Tensor)",
+    fake=fakes.tree_fourier,
+    loose=("group",),
+)
 def tree_fourier(
     roots: Tensor,
     feature: Tensor,
@@ -680,11 +745,11 @@ def tree_fourier(
             return reference.tree_fourier(*trees, n, group, groups, limit)
 
 
-def _check_readings(op: str, x: Tensor, axes: int) -> None:
+def _check_readings(op: str, x: Tensor, axes: int, look: bool = True) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         raise TypeError(f"{op}: readings must be a floating-point tensor, got {kind(x)}")
     check(x.ndim == axes, "{}: readings must have {} axes, got shape {}", op, axes, tuple(x.shape))
-    check(bool(torch.isfinite(x).all()), "{}: readings must be finite", op)
+    check(not look or bool(torch.isfinite(x).all()), "{}: readings must be finite", op)
 
 
 def _check_bits(op: str, bits: int, **tensors: Tensor) -> None:

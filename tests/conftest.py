@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from spex_core.backend import BACKENDS, interpreted, refusal, why_not
+import spex_core
+from spex_core.backend import BACKENDS, emulated, interpreted, refusal, why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,10 +52,21 @@ def poison_empty() -> Iterator[None]:
         yield
 
 
+def _device(backend: str) -> torch.device:
+    """Where the tensors of `backend` live: on the CPU too where kernels are interpreted."""
+    on_cpu = (
+        backend in ("reference", "cpu")
+        or (backend == "triton" and why_not("triton") is None and interpreted())
+        or (backend == "cuda" and why_not("cuda") is None and emulated())
+    )
+    return torch.device("cpu" if on_cpu else "cuda")
+
+
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[pytest.mark.gpu] if name == "cuda" else []) for name in BACKENDS
+        pytest.param(name, marks=[pytest.mark.gpu] if _device(name).type == "cuda" else [])
+        for name in BACKENDS
     ],
 )
 def backend(request: pytest.FixtureRequest) -> str:
@@ -87,13 +100,6 @@ def call(backend: str, device: torch.device) -> Callable[..., torch.Tensor]:
     return moved
 
 
-def _device(backend: str) -> torch.device:
-    on_cpu = backend in ("reference", "cpu") or (
-        backend == "triton" and why_not("triton") is None and interpreted()
-    )
-    return torch.device("cpu" if on_cpu else "cuda")
-
-
 @pytest.fixture(scope="module", params=["portable", "avx2", "avx512", "gfni"])
 def isa(request: pytest.FixtureRequest) -> str:
     """Each instruction set of the cpu backend in turn; one that this CPU lacks skips."""
@@ -105,6 +111,16 @@ def isa(request: pytest.FixtureRequest) -> str:
     if native.ISAS[request.param] > native.ISAS[best]:
         pytest.skip(f"{request.param}: this CPU stops at {best}")
     return request.param
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if the CUDA kernels were not built."""
+    monkeypatch.setitem(sys.modules, "spex_core._cuda", None)
+    monkeypatch.delattr(spex_core, "_cuda", raising=False)
+    why_not.cache_clear()
+    yield
+    why_not.cache_clear()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -37,6 +38,7 @@ def only(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(
             backend, "why_not", lambda name: None if name in there else f"no {name} here"
         )
+        monkeypatch.setattr(backend, "emulated", lambda: False)
         monkeypatch.setitem(OPS, "fwht", BACKENDS)
 
     return install
@@ -122,6 +124,35 @@ def test_triton_takes_cpu_tensors_in_its_interpreter_only(
         pick("fwht", "triton", CPU)
 
 
+def test_emulated_cuda_takes_cpu_tensors_and_only_when_named(
+    only, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only("cpu", "cuda")
+    monkeypatch.setattr(backend, "emulated", lambda: True)
+    assert pick("fwht", "cuda", CPU) == "cuda"
+    assert pick("fwht", "auto", CPU) == "cpu"
+    assert pick("fwht", "auto", CUDA) == "reference"
+    with pytest.raises(BackendUnavailable, match="tensors are on cuda, the kernels emulated"):
+        pick("fwht", "cuda", CUDA)
+
+
+@pytest.mark.parametrize(
+    ("module", "there", "reason"),
+    [
+        (None, True, "not built"),
+        (types.SimpleNamespace(emulated=False), False, "no CUDA device"),
+        (types.SimpleNamespace(emulated=False), True, None),
+        (types.SimpleNamespace(emulated=True), False, None),
+    ],
+    ids=str,
+)
+def test_cuda_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, module, there, reason) -> None:
+    monkeypatch.delattr(spex_core, "_cuda", raising=False)
+    monkeypatch.setitem(sys.modules, "spex_core._cuda", module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert why_not("cuda") == reason
+
+
 @pytest.mark.parametrize("wanted", ["0", "1"])
 def test_triton_says_why_it_needs_a_device_or_the_interpreter(wanted: str) -> None:
     pytest.importorskip("triton")
@@ -156,6 +187,7 @@ def test_a_failed_import_is_the_reason(
     assert why_not("reference") is None
 
 
+@pytest.mark.usefixtures("without_cuda")
 def test_ops_obey_the_named_backend() -> None:
     x = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert torch.equal(ops.fwht(x, backend="reference"), torch.tensor([10.0, -2.0, -4.0, 0.0]))
@@ -163,10 +195,23 @@ def test_ops_obey_the_named_backend() -> None:
         ops.fwht(x, backend="cuda")
 
 
-def test_the_table_names_every_op_backend_and_reason(only) -> None:
+def test_the_table_names_every_op_backend_and_reason(only, monkeypatch: pytest.MonkeyPatch) -> None:
     only("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     lines = table().splitlines()
     assert lines[0].split()[:5] == ["op", *BACKENDS]
     assert [line.split()[0] for line in lines[1 : 1 + len(OPS)]] == list(OPS)
     assert lines[1].split() == ["fwht", "yes", "yes", "no", "no", "cpu"]
     assert lines[1 + len(OPS) :] == ["triton: no triton here", "cuda: no cuda here"]
+
+
+def test_the_table_says_what_auto_picks_on_each_device(
+    only, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only("cpu", "triton", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    lines = table().splitlines()
+    assert lines[0].endswith("auto on cpu  auto on cuda")
+    assert lines[1].split() == ["fwht", "yes", "yes", "yes", "yes", "cpu", "cuda"]
+    (masks,) = (line for line in lines if line.startswith("uniform_masks"))
+    assert masks.split()[-2:] == ["cpu", "triton"]

@@ -311,6 +311,7 @@ def test_bad_arguments(
         ops.bch_decode(readings, code, chase=chase)
 
 
+@pytest.mark.usefixtures("without_cuda")
 def test_a_missing_backend_is_refused() -> None:
     with pytest.raises(BackendUnavailable, match=r"bch_decode: backend 'cuda' is not available"):
         ops.bch_decode(torch.ones(1, 13), bch_code(32, 2), backend="cuda")

@@ -268,6 +268,7 @@ def test_a_last_axis_that_is_no_power_of_two_is_refused(shape):
         ops.fwht(torch.zeros([]).expand(shape))
 
 
+@pytest.mark.usefixtures("without_cuda")
 def test_an_absent_backend_is_refused_by_name():
     with pytest.raises(BackendUnavailable, match="fwht: backend 'cuda' is not available"):
         ops.fwht(torch.ones(4), backend="cuda")
