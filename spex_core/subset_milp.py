@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import collections
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import MissingExtra
 from .subset_problem import SubsetProblem
 from .subset_tables import Tables, parity_states, small_tables
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 UNIT = 1000.0  # the largest coefficient after scaling: HiGHS stops at an absolute gap of 1e-6
 
@@ -30,7 +34,7 @@ def solve(problem: SubsetProblem, time_limit: float) -> tuple[np.ndarray | None,
         ) from error
     scale = UNIT / max(map(abs, problem.terms.values()))
     tables = small_tables({k: scale * coef for k, coef in problem.terms.items()}, len(problem.live))
-    objective, matrix, lower, upper, constant = _programme(tables, problem)
+    objective, matrix, lower, upper, constant = programme(tables, problem)
     found = optimize.milp(
         -objective,
         integrality=np.arange(len(objective)) < len(problem.live),
@@ -45,7 +49,9 @@ def solve(problem: SubsetProblem, time_limit: float) -> tuple[np.ndarray | None,
     return mask, problem.constant + bound / scale
 
 
-def _programme(tables: Tables, problem: SubsetProblem):
+def programme(
+    tables: Tables, problem: SubsetProblem
+) -> tuple[np.ndarray, csr_array, list[float], list[float], float]:
     """The objective, the constraint matrix with its lower and upper bounds, and the constant.
 
     Variables: the features and parts; then for each table the weights of its states but the first;
