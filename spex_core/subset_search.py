@@ -106,9 +106,7 @@ def _climb(
     value, size = contribution.sum(1), masks.sum(1)
     best, best_value = present.clone(), value.clone()
     free_at = torch.zeros_like(gain, dtype=torch.int64)
-    lengths = min(
-        LONGEST, (live + 1) // 2
-    )  # of a stay, all in turn: one length would go in circles
+    lengths = min(LONGEST, (live + 1) // 2)  # in turn: one length would go in circles
     for step in range(STEPS[0] * live + STEPS[1]):
         over = (step // PHASE + row) % 2  # whether the window may be left above, or below
         grow, drop = size < problem.most + over, size > problem.least - 1 + over
