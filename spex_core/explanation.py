@@ -6,9 +6,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ import torch
 from . import indices
 from .errors import FormatError, check
 from .gp_process import Process
+from .page import page
+from .picture import picture
+from .plots import Plots
+from .regions import Regions
 from .shapiq_values import to_shapiq
 from .transform import SparseTransform
 
@@ -33,8 +38,11 @@ class Report:
         algorithm, backend, device, seed, n: of the run.
         decoder, preset: the variant of the algorithm, where it has such.
         degree: the largest order a term could have.
-        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the
-        result.
+        budget: evaluations asked for; used, or evaluated: made by this run; unique: distinct masks
+        behind the result.
+        asked: rows of the plan, repeats among them; cached: masks whose values were known before,
+        or read from a store; failed: calls of the value function that gave no value, or not one for
+        each mask; missing: masks of the plan that have no value yet.
         left_out: masks that scored the result: SPEX holds them out of the fit, ProxySPEX leaves
         each out of a fit like it and then takes it in; 0 where every mask there is was evaluated.
         r2: R2 of the result on the masks left out (on all masks where there are none).
@@ -73,6 +81,14 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     r2_process: float | None = None
     missed: float | None = None
+    asked: int = 0
+    cached: int = 0
+    failed: int = 0
+    missing: int = 0
+
+    @property
+    def evaluated(self) -> int:
+        return self.used
 
     def __str__(self) -> str:
         variant = f"{self.decoder} decoding" if self.decoder else f"preset {self.preset}"
@@ -83,7 +99,8 @@ class Report:
         lines = [
             f"algorithm   {self.algorithm}, {variant}, degree {self.degree}, seed {self.seed}; "
             f"{self.backend} backend on {self.device}",
-            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
+            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks"
+            + self._of_calls(),
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
             f"{self.r2_linear:.4f}" + self._of_process(),
@@ -93,6 +110,10 @@ class Report:
             f"seconds     {times}",
         ]
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
+
+    def _of_calls(self) -> str:
+        counts = {"cached": self.cached, "missing": self.missing, "calls failed": self.failed}
+        return "".join(f", {count:,} {name}" for name, count in counts.items() if count)
 
     def _of_process(self) -> str:
         if self.r2_process is None or self.missed is None:
@@ -130,7 +151,8 @@ class Explanation:
         Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
                 that order was looked for.
         """
-        return indices.interactions(self.transform, *self._looked_for(index, order))
+        name, order = self._asked("interactions", index, order)
+        return indices.interactions(self.transform, name, order)
 
     def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
         """An interaction index as shapiq's InteractionValues, for its plots and what reads them.
@@ -140,20 +162,21 @@ class Explanation:
         Args:   as for interactions, of the indices that shapiq has.
         Raises: what interactions raises, MissingExtra without shapiq 1.4 or newer.
         """
-        name, order = self._looked_for(index, order)
+        name, order = self._asked("to_shapiq", index, order)
         return to_shapiq(self.transform, name, order, budget=self.report.unique)
 
-    def _looked_for(self, index: str, order: int | None) -> tuple[str, int]:
-        """The name of an index and its order, if the run looked for terms of that order."""
+    def _asked(self, where: str, index: str, order: int | None) -> tuple[str, int]:
+        """The name of an index, and the order that is meant."""
         name = indices.index_name(index)
         if order is None and self.report.degree == 1:
             order = 1
+        order = indices.check_order(name, order, self.transform.n)
         check(
-            not isinstance(order, int) or order <= self.report.degree,
-            "interactions: order must be at most the degree of the run, {}, got {}",
-            *(self.report.degree, order),
+            order <= self.report.degree,
+            "{}: order must be at most the degree of the run, {}, got {}",
+            *(where, self.report.degree, order),
         )
-        return name, indices.index_order(name, order, self.transform.n)
+        return name, order
 
     def named(self, subset: tuple[int, ...]) -> str:
         """A set of feature indices as text: 'not × good'."""
@@ -171,27 +194,77 @@ class Explanation:
                 lines.append(f"  {value:+.4g}  {self.named(subset)}")
         return "\n".join(lines)
 
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ex.plot.text(), .bars(), .network(), .image(image, regions); needs
+        matplotlib."""
+        return Plots(self)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str = "What drives the output",
+        index: str = "FBII",
+        order: int | None = None,
+        image: Any = None,
+        regions: Regions | None = None,
+    ) -> None:
+        """Write one HTML page that needs no network and stays under 1 MB: the features coloured by
+        main effect, their interactions as arcs, a table, this report; its reader chooses index and
+        order. Whole or not at all.
+
+        Of more than 2,000 features it shows those with the most variance, of more terms than fit
+        the largest, and says so.
+
+        Args:   index, order: as `interactions` takes them: what the page shows first.
+                image: (H, W), (H, W, 3) or (3, H, W), with regions as ImageRegions takes them: then
+                the features are shown as regions of the image.
+        Raises: ValueError for what `interactions` refuses, an image without regions or with others
+                than the features, a number that is not finite.
+        """
+        name, order = self._asked("to_html", index, order)
+        check((image is None) == (regions is None), "to_html: image and regions must come together")
+        shown = (
+            None
+            if image is None or regions is None
+            else picture("to_html", image, regions, self.transform.n, longest=256)
+        )
+        text = page(
+            *(self.transform, self.features, dataclasses.asdict(self.report)),
+            title=title,
+            index=name,
+            order=order,
+            picture=shown,
+        )
+        _write(path, lambda file: file.write(text.encode(errors="replace")))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file (arrays and JSON, no pickle), whole or not at all."""
-        path = Path(path)
         report = {k: v for k, v in dataclasses.asdict(self.report).items() if v is not None}
         about = {"features": list(self.features), "report": report}
-        stderr = self.transform.stderr
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    spex_format=np.int64(FORMAT),
-                    n=np.int64(self.transform.n),
-                    support=self.transform.support.numpy(),
-                    coefs=self.transform.coefs.numpy(),
-                    **({} if stderr is None else {"stderr": stderr.numpy()}),
-                    about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                )
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        entries = {
+            "spex_format": np.int64(FORMAT),
+            "n": np.int64(self.transform.n),
+            "support": self.transform.support.numpy(),
+            "coefs": self.transform.coefs.numpy(),
+            "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        }
+        if self.transform.stderr is not None:
+            entries["stderr"] = self.transform.stderr.numpy()
+        _write(path, lambda file: np.savez_compressed(file, **entries))
+
+
+def _write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """A file as `write` leaves it, or none: it is moved to its place when it is whole."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            write(file)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> Explanation:
