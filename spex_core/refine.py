@@ -42,14 +42,6 @@ def least_squares(masks: Tensor, values: Tensor, support: Tensor, *, ridge: floa
     return torch.cholesky_solve(right[:, None], factor)[:, 0]
 
 
-def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The terms, and the constant with coefficient 0 if it is not among them."""
-    if bool((support == 0).all(1).any()):
-        return support, coefs
-    constant = support.new_zeros(1, bits.words(n))
-    return torch.cat([constant, support]), torch.cat([coefs.new_zeros(1), coefs])
-
-
 def refit(
     plan: SamplingPlan, values: Tensor, support: Tensor, start: Tensor | None = None
 ) -> Tensor:

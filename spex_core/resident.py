@@ -20,9 +20,9 @@ from . import ops
 from .alias import alias
 from .backend import Backend
 from .errors import EvaluationError, check
-from .peel import peel
+from .peel import peel, with_constant
 from .plan import SamplingPlan, first_rows
-from .refine import least_squares, with_constant
+from .refine import least_squares
 from .shrink import with_low_orders
 from .transform import SparseTransform
 
