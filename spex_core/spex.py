@@ -49,7 +49,7 @@ def spex(
     patience: Patience | None = None,
     device: torch.device | str = "cpu",
     backend: Backend = "auto",
-) -> Explanation | list[Explanation]:
+) -> Found:
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
 
     A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as
@@ -86,11 +86,11 @@ def spex(
             may take; by default it is not, and any time.
         device: where f takes its masks and leaves its values. On another than the CPU f is called
             with bool tensors (batch, n) of that device and returns a tensor of it; nothing but the
-            plan goes there and nothing but the terms and their scores comes back
-            (Report.moved); known, store and patience are refused, and ValueFunctions.
+            plan goes there and nothing but the terms and their scores comes back (Report.moved),
+            and `known`, `store`, `patience` and ValueFunctions are refused.
         backend: of the transform and the decoder.
     Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
-             alone.
+            alone.
     Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
              another function or plan, with what differs; EvaluationError if f fails, holding what
              was paid for; BackendUnavailable; MemoryError, before f is called, if the device has
@@ -104,8 +104,9 @@ def spex(
     names = feature_names("spex", n, features, f)
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
-    device = usable_device(device, f, known=known, store=store, patience=patience)
     batch_size = check_int("spex: batch_size", batch_size, 1)
+    given = {"known": known, "store": store, "patience": patience}
+    device = usable_device(device, f, given)
     recipe = spex_recipe(
         budget=budget,
         degree=degree,
@@ -116,34 +117,24 @@ def spex(
         device=device,
     )
     if device.type != "cpu":
-        return explain_there(recipe, f, names, device, batch_size, progress)
-    return explain(
-        *(recipe, f, names),
-        batch_size=batch_size,
-        progress=progress,
-        known=known,
-        store=store,
-        patience=patience,
-    )
+        return recipe.on_device(f, names, device, batch_size=batch_size, progress=progress)
+    return explain(recipe, f, names, batch_size=batch_size, progress=progress, **given)
 
 
-def usable_device(device: torch.device | str, f: object, **on_host: object) -> torch.device:
-    """The device, checked against what else was asked for; on_host: what only the CPU takes."""
+def usable_device(device: torch.device | str, f: object, given: dict[str, object]) -> torch.device:
+    """The device, checked against what else was asked for."""
     try:
         device = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"spex: device must be one that torch has, got {device} ({error})"
-        ) from None
-    if device.type == "cpu":
-        return device
-    if isinstance(f, ValueFunction):
+        reason = f"spex: device must be one that torch has, got {device} ({error})"
+        raise ValueError(reason) from None
+    if device.type != "cpu" and isinstance(f, ValueFunction):
         raise TypeError(
             "spex: f must be a plain callable on tensors where device is not the CPU, got "
             f"{type(f).__name__}, which takes its masks on the host"
         )
-    for name, value in on_host.items():
-        check(value is None, "spex: {} must be None on {}", name, device)
+    for name, value in given.items():
+        check(device.type == "cpu" or value is None, "spex: {} must be None on {}", name, device)
     return device
 
 
@@ -191,22 +182,49 @@ class SpexRecipe(Recipe):
         """Of the groups whose values are all there, with the other values as further samples; where
         there is no such group, the fit of ProxySPEX."""
         if answered.whole:
-            return self._explained(answered, answered.plan, answered.values, clock, [])
+            return self._fitted(answered, answered.plan, answered.values, clock, [])
         part = complete_part(answered)
         if part is None:
             other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
             found = other.fit(answered, clock)
             text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
-            if isinstance(found, list):
-                return [with_warning(ex, text) for ex in found]
-            return with_warning(found, text)
+            several = isinstance(found, list)
+            return [warned(ex, text) for ex in found] if several else warned(found, text)
         plan, values = part
         notes = [f"of {answered.plan.groups} groups of masks {plan.groups} have all their values"]
         if not plan.holdout:
             notes.append("none of the masks held out has a value yet: R2 is of the samples fitted")
-        return self._explained(answered, plan, values, clock, notes)
+        return self._fitted(answered, plan, values, clock, notes)
 
-    def _explained(
+    def on_device(
+        self,
+        f: resident.DeviceFunction,
+        names: tuple[str, ...],
+        device: torch.device,
+        *,
+        batch_size: int,
+        progress: Shown,
+    ) -> Found:
+        """The whole run on a device."""
+        check(
+            progress is None or (callable(progress) and not isinstance(progress, bool)),
+            "spex: progress must be None or a function of (done, total) on {}, got {!r}",
+            *(device, progress),
+        )
+        clock = Clock()
+        with clock("plan"):
+            plan = self.plan(len(names))
+        how = {"decoder": self.decoder, "backend": self.backend}
+        asked = {"batch_size": batch_size, "progress": progress}
+        found = resident.run(f, plan, device, clock, **asked, **how)
+        there = {"device": device, "used": found.used, "asked": plan.total, "moved": found.moved}
+        outputs = []
+        for fitted in found.outputs:
+            report = self._report(plan, plan, fitted, clock, [], **there)
+            outputs.append(Explanation(fitted.transform, names, report))
+        return outputs if found.several else outputs[0]
+
+    def _fitted(
         self,
         answered: Answered,
         plan: SamplingPlan,
@@ -214,93 +232,59 @@ class SpexRecipe(Recipe):
         clock: Clock,
         notes: list[str],
     ) -> Found:
-        """Of values (T,) or (T, q) of all rows of a plan."""
-        fits = []
-        for own in values[None] if values.ndim == 1 else values.T.contiguous():
+        """Of values of all rows of a plan, (T,) or (T, q)."""
+        outputs = []
+        for own in values.T.contiguous() if values.ndim == 2 else values[None]:
             how = {"decoder": self.decoder, "backend": self.backend, "clock": clock}
             transform = fit_plan(plan, own, **how)
             with clock("score"):
-                fits.append(resident.Fitted(transform, *scores(plan, own, transform)))
-        out = [
-            Explanation(
-                fitted.transform,
-                answered.names,
-                report(self, plan, fitted, describe(answered.plan), clock, notes),
-            )
-            for fitted in fits
-        ]
-        return out if values.ndim == 2 else out[0]
+                fitted = resident.Fitted(transform, *scores(plan, own, transform))
+            report = self._report(plan, answered.plan, fitted, clock, notes)
+            outputs.append(Explanation(transform, answered.names, report))
+        return outputs if values.ndim == 2 else outputs[0]
+
+    def _report(
+        self,
+        plan: SamplingPlan,
+        whole: SamplingPlan,
+        fitted: resident.Fitted,
+        clock: Clock,
+        notes: list[str],
+        *,
+        device: torch.device = CPU,
+        used: int = 0,
+        **counts: object,
+    ) -> Report:
+        transform = fitted.transform
+        return Report(
+            algorithm="spex",
+            decoder=self.decoder,
+            backend=pick("peel", self.backend, device),
+            device=str(device),
+            seed=plan.seed,
+            n=plan.n,
+            degree=plan.n if plan.code is None else plan.degree,
+            budget=plan.budget,
+            used=used,
+            unique=len(plan.places.first),
+            left_out=plan.holdout,
+            r2=fitted.r2,
+            r2_linear=fitted.r2_linear,
+            terms=len(transform),
+            effective_terms=float(len(transform)),
+            energy_by_order=transform.energy_by_order(),
+            hierarchy=hierarchy_rates(transform),
+            plan=describe(whole),
+            seconds=clock.seconds,
+            warnings=notes + warnings(plan, fitted.r2, fitted.r2_linear),
+            **counts,
+        )
 
 
-def explain_there(
-    recipe: SpexRecipe,
-    f: resident.DeviceFunction,
-    names: tuple[str, ...],
-    device: torch.device,
-    batch_size: int,
-    progress: Shown,
-) -> Found:
-    """The recipe where f is, on a device that is not the CPU."""
-    check(
-        progress is None or (callable(progress) and not isinstance(progress, bool)),
-        "spex: progress must be None or a function of (done, total) on {}, got {!r}",
-        *(device, progress),
-    )
-    clock = Clock()
-    with clock("plan"):
-        plan = recipe.plan(len(names))
-    found = resident.run(
-        *(f, plan, device, clock),
-        decoder=recipe.decoder,
-        batch_size=batch_size,
-        progress=progress,
-        backend=recipe.backend,
-    )
-    out = []
-    for fitted in found.outputs:
-        about = report(recipe, plan, fitted, describe(plan), clock, [], device=device)
-        about = dataclasses.replace(about, used=found.used, moved=found.moved)
-        out.append(Explanation(fitted.transform, names, about))
-    return out if found.several else out[0]
-
-
-def report(
-    recipe: SpexRecipe,
-    plan: SamplingPlan,
-    fitted: resident.Fitted,
-    plan_in_words: str,
-    clock: Clock,
-    notes: list[str],
-    device: torch.device = CPU,
-) -> Report:
-    """Of one output; what a run has counted is added there."""
-    return Report(
-        algorithm="spex",
-        decoder=recipe.decoder,
-        backend=pick("peel", recipe.backend, device),
-        device=str(device),
-        seed=plan.seed,
-        n=plan.n,
-        degree=plan.n if plan.code is None else plan.degree,
-        budget=plan.budget,
-        used=0,
-        unique=len(plan.places.first),
-        left_out=plan.holdout,
-        r2=fitted.r2,
-        r2_linear=fitted.r2_linear,
-        terms=len(fitted.transform),
-        effective_terms=float(len(fitted.transform)),
-        energy_by_order=fitted.transform.energy_by_order(),
-        hierarchy=hierarchy_rates(fitted.transform),
-        plan=plan_in_words,
-        seconds=clock.seconds,
-        warnings=notes + warnings(plan, fitted.r2, fitted.r2_linear),
-    )
-
-
-def with_warning(ex: Explanation, text: str) -> Explanation:
-    about = dataclasses.replace(ex.report, warnings=[text, *ex.report.warnings])
-    return dataclasses.replace(ex, report=about)
+def warned(ex: Explanation, text: str) -> Explanation:
+    """With a warning before the others."""
+    report = dataclasses.replace(ex.report, warnings=[text, *ex.report.warnings])
+    return dataclasses.replace(ex, report=report)
 
 
 def complete_part(answered: Answered) -> tuple[SamplingPlan, Tensor] | None:

@@ -18,7 +18,6 @@ import spex_core
 from spex_core import EvaluationError, resident
 from spex_core import masks as bits
 from spex_core.backend import why_not
-from spex_core.evaluate import evaluate
 from spex_core.plan import SamplingPlan, plan_spex
 from spex_core.values import TrainingGroups
 
@@ -59,14 +58,14 @@ def test_the_same_as_on_the_host(n: int, budget: int) -> None:
 
     plan = plan_spex(n, budget, degree=3, seed=3)
     found = run(call, plan)
-    values, used = evaluate(lambda masks: call(torch.from_numpy(masks)), plan)
+    values = call(torch.from_numpy(bits.unpack(plan.masks(0, plan.total), n)))
     expected = recipe.fit_plan(plan, values)
     (fitted,) = found.outputs
     assert len(expected) > 10
     assert torch.equal(fitted.transform.support, expected.support)
     assert torch.allclose(fitted.transform.coefs, expected.coefs, rtol=1e-7, atol=1e-9)
     assert (fitted.r2, fitted.r2_linear) == pytest.approx(recipe.scores(plan, values, expected))
-    assert found.used == used
+    assert found.used == len(plan.places.first)
     assert not found.several
     batches = 8 * (-(-plan.total // 700) + 1)
     assert found.moved == {
@@ -225,12 +224,11 @@ def test_devices_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     f, how = plant(8, 3, 2, seed=0), {"n": 8, "budget": 256}
     with pytest.raises(ValueError, match="spex: device must be one that torch has, got nowhere"):
         spex_core.spex(f, **how, device="nowhere")
-    known = np.zeros((1, 8), np.bool_), np.zeros(1)
-    with pytest.raises(ValueError, match="spex: known must be None on meta"):
-        recipe.usable_device("meta", f, known=known)
+    with pytest.raises(ValueError, match="spex: store must be None on meta"):
+        recipe.usable_device("meta", f, {"known": None, "store": "here"})
     groups = object.__new__(TrainingGroups)
     with pytest.raises(TypeError, match=r"plain callable .* got TrainingGroups"):
-        recipe.usable_device("meta", groups)
+        recipe.usable_device("meta", groups, {})
 
 
 def test_a_device_takes_the_way_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
