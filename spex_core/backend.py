@@ -29,7 +29,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_gram": ("reference", "cpu", "triton", "cuda"),
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
     "peel": ("reference", "cpu", "cuda"),
-    "boost": ("reference", "cpu", "triton"),
+    "boost": ("reference", "cpu", "triton", "cuda"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),

@@ -514,6 +514,10 @@ def boost(
             from .triton_kernels.boost import boost as impl
 
             found = impl(masks, values, n, bags, watch, settings, stages, seed)
+        case "cuda":
+            from .boost_cuda import boost_cuda
+
+            found = boost_cuda(masks, values, n, bags, watch, settings, stages, seed)
         case _:
             given = masks.cpu(), values.cpu(), n, bags.cpu(), watch.cpu()
             found = reference_boost.boost(*given, settings, stages, seed)

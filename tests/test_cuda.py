@@ -20,6 +20,7 @@ from planted import plant
 from spex_core import ops
 from spex_core.backend import emulated, why_not
 from spex_core.codes import bch_code
+from spex_core.masks import pack
 from spex_core.plan import aliased_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -240,6 +241,23 @@ def test_parities_have_the_bits_of_the_cpu_in_either_order(
     assert all(map(torch.equal, up[:3], expected[:3]))
     assert torch.allclose(up[3], expected[3], rtol=1e-12, atol=1e-9)
     assert emulation.most_shared() <= SHARED_LIMIT
+
+
+@pytest.mark.parametrize("n", [9, 130])
+def test_boost_does_not_depend_on_the_order_of_threads(emulation, n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    masks = torch.randint(0, 2, (300, n), generator=generator, dtype=torch.bool)
+    values = torch.randn(2, 300, generator=generator).double()
+    values += 3 * masks[:, 0] - 2 * masks[:, n // 2]
+    how = {"trees": [4, 2], "leaves": 7, "min_leaf": 5, "l2": [0.0, 1.5], "stages": [1, 3]}
+    how |= {"row_share": 0.7, "feature_share": 0.9, "depth": 4}
+    up, down = both_orders(
+        emulation, lambda: ops.boost(pack(masks), values, n, **how, backend="cuda")
+    )
+    expected = ops.boost(pack(masks), values, n, **how, backend="cpu")
+    assert len(expected.feature) > 20
+    assert all(map(torch.equal, up, down))
+    assert all(map(torch.equal, up, expected))
 
 
 def test_no_rows_launch_nothing(emulation) -> None:

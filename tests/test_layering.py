@@ -26,6 +26,7 @@ ORDER = [
         "reference_inference",
         "native",
         "native_cuda",
+        "boost_cuda",
         "triton_kernels",
         "ops",
         "ops_inference",
