@@ -10,7 +10,7 @@ SPEX_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,EMULATED)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test coverage bench bench-gpu lint format sanitize clean
+.PHONY: help demo test coverage docs bench bench-gpu lint format sanitize clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
@@ -18,13 +18,16 @@ help: ## list the targets
 demo: .venv/installed ## explain words of a passage, attention heads and training rows; write demo.md
 	HF_HUB_OFFLINE=1 $(BIN)/spex demo --out demo.md $(DEMO_OPTIONS)
 
-test: .venv/installed ## run the tests, report the branch coverage of spex_core
+test: .venv/installed build/browser/tried ## run the tests, report the branch coverage of spex_core
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 coverage: test ## the same, and the report line by line in htmlcov/
 	$(BIN)/python -m coverage html --quiet
 
-bench: .venv/installed .venv-peers/installed build/bench/parity_block ## measure against the public packages, into bench/results/
+docs: .venv/installed .venv/docs ## build the site of the documentation, into build/site
+	$(BIN)/sphinx-build -W --keep-going --quiet docs build/site
+
+bench: .venv/installed .venv-peers/installed build/bench/parity_block build/browser/tried ## measure against the public packages, into bench/results/
 	build/bench/parity_block > bench/results/parity_block.json
 	for script in bench/bench_*.py; do \
 	  SPEX_PEERS_PYTHON=$(CURDIR)/.venv-peers/bin/python $(BIN)/python $$script || exit 1; \
@@ -51,6 +54,11 @@ FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 clean: ## remove the environments and everything built
 	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .ruff_cache
 
+# A browser for the tests of the HTML page; without npm or a network they skip.
+build/browser/tried: tests/browser.py
+	$(PYTHON) tests/browser.py
+	@touch $@
+
 build/bench/parity_block: .venv/compile bench/parity_block.cpp $(wildcard csrc/*)
 	PATH=$(CURDIR)/$(BIN):$$PATH; \
 	cmake -S csrc -B build/bench -G Ninja -DSPEX_CPP_TESTS=ON && cmake --build build/bench --target spex_cpu
@@ -70,12 +78,12 @@ SANITIZERS_thread := thread
 	$(PIP) pip
 	@touch $@
 
-.venv/compile .venv/test .venv/lint: .venv/%: .venv/bin/pip pyproject.toml
+.venv/compile .venv/test .venv/docs .venv/lint: .venv/%: .venv/bin/pip pyproject.toml
 	$(PIP) --group $*
 	@touch $@
 
 .venv/installed: .venv/compile .venv/test $(wildcard csrc/*)
-	$(PIP) --no-build-isolation --config-settings=cmake.define.SPEX_CUDA=$(SPEX_CUDA) --editable '.[text]'
+	$(PIP) --no-build-isolation --config-settings=cmake.define.SPEX_CUDA=$(SPEX_CUDA) --editable '.[text,remote]'
 	@touch $@
 
 .venv-peers/installed: constraints.txt pyproject.toml

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "anova_kernel.h"
 #include "bch.h"
 #include "boost.h"
 #include "fwht.h"
@@ -29,6 +30,21 @@ namespace {
 template <typename T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+spex::AnovaKernel anova_at(Address masks, Address others, int64_t rows, int64_t columns,
+                           int64_t words, int64_t n, Address relevances, Address variances,
+                           int orders) {
+  return {at<const uint64_t>(masks),
+          at<const uint64_t>(others),
+          rows,
+          columns,
+          words,
+          n,
+          at<const double>(relevances),
+          at<const double>(variances),
+          orders,
+          masks == others && rows == columns};
 }
 
 spex::BchCode code_at(int m, int t, int parities, int64_t n, Address exp, Address log,
@@ -146,6 +162,22 @@ PYBIND11_MODULE(_cpu, m) {
       [](Address columns, int64_t terms, int64_t samples, Address out, int isa, int threads) {
         spex::parity_gram_cpu(at<const uint64_t>(columns), terms, samples, at<double>(out),
                               spex::resolve_isa(isa), threads);
+      },
+      release());
+
+  py::class_<spex::AnovaKernel>(m, "AnovaKernel").def(py::init(&anova_at));
+  m.def(
+      "anova_kernel",
+      [](const spex::AnovaKernel& kernel, Address out, int isa, int threads) {
+        spex::anova_kernel_cpu(kernel, at<double>(out), spex::resolve_isa(isa), threads);
+      },
+      release());
+  m.def(
+      "anova_kernel_grad",
+      [](const spex::AnovaKernel& kernel, Address weights, Address by_relevance,
+         Address by_variance, int isa, int threads) {
+        spex::anova_kernel_grad_cpu(kernel, at<const double>(weights), at<double>(by_relevance),
+                                    at<double>(by_variance), spex::resolve_isa(isa), threads);
       },
       release());
 

@@ -1,4 +1,4 @@
-"""SPEX and ProxySPEX: the interactions that drive a model, found by ablation and sparse
+"""SPEX, ProxySPEX and GPSPEX: the interactions that drive a model, found by ablation and sparse
 Walsh-Fourier transforms."""
 
 from .errors import (
@@ -10,34 +10,53 @@ from .errors import (
     SpexError,
 )
 from .explanation import Explanation, Report, load
-from .hierarchy import hierarchy_rates
+from .faithfulness import (
+    Removal,
+    energy_split,
+    hierarchy_rates,
+    r2,
+    r2_by_sparsity,
+    recall_at_k,
+    top_removal,
+)
+from .fit import fit
+from .gpspex import gpspex
 from .indices import interactions
 from .plan import SamplingPlan, plan_spex
-from .proxyspex import fit, proxyspex
+from .proxyspex import proxyspex
 from .spex import spex
+from .subsets import BestSubset
 from .transform import SparseTransform
 from .trees import Trees, tree_fourier
 from .value_function import ValueFunction
 
 __all__ = [
     "BackendUnavailable",
+    "BestSubset",
     "EvaluationError",
     "EvaluationInterrupted",
     "Explanation",
     "FormatError",
     "MissingExtra",
+    "Removal",
     "Report",
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
     "Trees",
     "ValueFunction",
+    "energy_split",
     "fit",
+    "gpspex",
     "hierarchy_rates",
     "interactions",
     "load",
     "plan_spex",
     "proxyspex",
+    "r2",
+    "r2_by_sparsity",
+    "recall_at_k",
     "spex",
+    "top_removal",
     "tree_fourier",
 ]

@@ -27,8 +27,10 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_predict": ("reference", "cpu", "triton", "cuda"),
     "parity_adjoint": ("reference", "cpu", "triton", "cuda"),
     "parity_gram": ("reference", "cpu", "triton", "cuda"),
+    "anova_kernel": ("reference", "cpu"),
+    "anova_kernel_grad": ("reference", "cpu"),
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
-    "peel": ("reference", "cpu", "cuda"),
+    "peel": ("reference", "cpu", "triton", "cuda"),
     "boost": ("reference", "cpu", "triton", "cuda"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
@@ -135,14 +137,14 @@ def refusal(op: str, backend: str, device: torch.device) -> str | None:
 def table() -> str:
     """The backends of every op on this machine, as text: what `python -m spex_core` prints."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    lines = [f"{'op':18}" + "".join(f"{name:11}" for name in BACKENDS)]
+    lines = [f"{'op':19}" + "".join(f"{name:11}" for name in BACKENDS)]
     lines[0] += "".join(f"{f'auto on {device}':13}" for device in devices)
     for op, there in OPS.items():
         cells = [
             "-" if name not in there else "no" if why_not(name) else "yes" for name in BACKENDS
         ]
         picked = [pick(op, "auto", torch.device(device)) for device in devices]
-        lines.append(f"{op:18}" + "".join(f"{c:11}" for c in cells))
+        lines.append(f"{op:19}" + "".join(f"{c:11}" for c in cells))
         lines[-1] += "".join(f"{name:13}" for name in picked)
     lines += [f"{name}: {reason}" for name in BACKENDS if (reason := why_not(name))]
     if why_not("cuda") is None and emulated():

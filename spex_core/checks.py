@@ -31,6 +31,12 @@ def check_device(op: str, name: str, x: Tensor, other_name: str, other: Tensor) 
     )
 
 
+def readable(x: Tensor) -> bool:
+    """Whether the values of x can be looked at without waiting for a device: those on the CPU. What
+    an op makes of bad values on a device it says itself."""
+    return x.device.type == "cpu"
+
+
 def kind(x: object) -> str:
     """What an argument is, for an error."""
     return f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__

@@ -10,6 +10,7 @@ Source: Kang et al. 2025 (SPEX, arXiv 2502.13870); MacWilliams and Sloane, chapt
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -59,6 +60,13 @@ class BchCode:
     def delays(self) -> int:
         """1 + r: the zero delay and one for each parity."""
         return 1 + self.parities
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - as many as bch_code remembers
+    def on(self, device: torch.device) -> BchCode:
+        """The code with its tables on a device, copied there once."""
+        names = "exp", "log", "syndromes", "columns"
+        tables = {name: getattr(self, name).to(device) for name in names}
+        return dataclasses.replace(self, **tables)
 
 
 @functools.lru_cache(maxsize=16, typed=True)  # True and 1.0 are refused even after 1

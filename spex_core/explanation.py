@@ -6,15 +6,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
 
 from . import indices
 from .errors import FormatError, check
+from .gp_process import Process
+from .page import page
+from .picture import picture
+from .plots import Plots
+from .regions import Regions
+from .shapiq_values import to_shapiq
 from .transform import SparseTransform
+
+if TYPE_CHECKING:
+    from shapiq import InteractionValues
 
 FORMAT = 1  # of saved files
 
@@ -40,6 +51,8 @@ class Report:
         plan: how the budget was spent.
         seconds: stage -> wall seconds.
         warnings: what the user should know.
+        r2_process, missed: of GPSPEX: R2 of the whole process, where r2 is of the terms kept, and
+        the share of the variance of its mean that the others hold; None for other algorithms.
     """
 
     algorithm: str
@@ -63,6 +76,8 @@ class Report:
     decoder: str = ""
     preset: str = ""
     warnings: list[str] = field(default_factory=list)
+    r2_process: float | None = None
+    missed: float | None = None
 
     def __str__(self) -> str:
         variant = f"{self.decoder} decoding" if self.decoder else f"preset {self.preset}"
@@ -76,13 +91,21 @@ class Report:
             f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
-            f"{self.r2_linear:.4f}",
+            f"{self.r2_linear:.4f}" + self._of_process(),
             f"terms       {self.terms:,}, effectively {self.effective_terms:.1f}; variance by "
             f"order {energy or 'none'}",
             f"hierarchy   {rates}",
             f"seconds     {times}",
         ]
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
+
+    def _of_process(self) -> str:
+        if self.r2_process is None or self.missed is None:
+            return ""
+        return (
+            f"; the whole process {self.r2_process:.4f}, with {self.missed:.2%} of its variance in "
+            "terms left out"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,11 +116,13 @@ class Explanation:
         transform: the recovered set function, a SparseTransform.
         features: n names, for printing; keys of every result are indices.
         report: how it was found.
+        process: of GPSPEX, the posterior, for predictions with error bars; not saved.
     """
 
     transform: SparseTransform
     features: tuple[str, ...]
     report: Report
+    process: Process | None = None
 
     def interactions(
         self, index: str = "FBII", order: int | None = None
@@ -110,15 +135,32 @@ class Explanation:
         Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
                 that order was looked for.
         """
+        name, order = self._asked("interactions", index, order)
+        return indices.interactions(self.transform, name, order)
+
+    def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
+        """An interaction index as shapiq's InteractionValues, for its plots and what reads them.
+
+        `interop.shapiq.from_shapiq` is the way back.
+
+        Args:   as for interactions, of the indices that shapiq has.
+        Raises: what interactions raises, MissingExtra without shapiq 1.4 or newer.
+        """
+        name, order = self._asked("to_shapiq", index, order)
+        return to_shapiq(self.transform, name, order, budget=self.report.unique)
+
+    def _asked(self, where: str, index: str, order: int | None) -> tuple[str, int]:
+        """The name of an index, and the order that is meant."""
         name = indices.index_name(index)
         if order is None and self.report.degree == 1:
             order = 1
+        order = indices.check_order(name, order, self.transform.n)
         check(
-            not isinstance(order, int) or order <= self.report.degree,
-            "interactions: order must be at most the degree of the run, {}, got {}",
-            *(self.report.degree, order),
+            order <= self.report.degree,
+            "{}: order must be at most the degree of the run, {}, got {}",
+            *(where, self.report.degree, order),
         )
-        return indices.interactions(self.transform, name, order)
+        return name, order
 
     def named(self, subset: tuple[int, ...]) -> str:
         """A set of feature indices as text: 'not × good'."""
@@ -136,24 +178,77 @@ class Explanation:
                 lines.append(f"  {value:+.4g}  {self.named(subset)}")
         return "\n".join(lines)
 
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ex.plot.text(), .bars(), .network(), .image(image, regions); needs
+        matplotlib."""
+        return Plots(self)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str = "What drives the output",
+        index: str = "FBII",
+        order: int | None = None,
+        image: Any = None,
+        regions: Regions | None = None,
+    ) -> None:
+        """Write one HTML page that needs no network and stays under 1 MB: the features coloured by
+        main effect, their interactions as arcs, a table, this report; its reader chooses index and
+        order. Whole or not at all.
+
+        Of more than 2,000 features it shows those with the most variance, of more terms than fit
+        the largest, and says so.
+
+        Args:   index, order: as `interactions` takes them: what the page shows first.
+                image: (H, W), (H, W, 3) or (3, H, W), with regions as ImageRegions takes them: then
+                the features are shown as regions of the image.
+        Raises: ValueError for what `interactions` refuses, an image without regions or with others
+                than the features, a number that is not finite.
+        """
+        name, order = self._asked("to_html", index, order)
+        check((image is None) == (regions is None), "to_html: image and regions must come together")
+        shown = (
+            None
+            if image is None or regions is None
+            else picture("to_html", image, regions, self.transform.n, longest=256)
+        )
+        text = page(
+            *(self.transform, self.features, dataclasses.asdict(self.report)),
+            title=title,
+            index=name,
+            order=order,
+            picture=shown,
+        )
+        _write(path, lambda file: file.write(text.encode(errors="replace")))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file (arrays and JSON, no pickle), whole or not at all."""
-        path = Path(path)
-        about = {"features": list(self.features), "report": dataclasses.asdict(self.report)}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    spex_format=np.int64(FORMAT),
-                    n=np.int64(self.transform.n),
-                    support=self.transform.support.numpy(),
-                    coefs=self.transform.coefs.numpy(),
-                    about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                )
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        report = {k: v for k, v in dataclasses.asdict(self.report).items() if v is not None}
+        about = {"features": list(self.features), "report": report}
+        entries = {
+            "spex_format": np.int64(FORMAT),
+            "n": np.int64(self.transform.n),
+            "support": self.transform.support.numpy(),
+            "coefs": self.transform.coefs.numpy(),
+            "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        }
+        if self.transform.stderr is not None:
+            entries["stderr"] = self.transform.stderr.numpy()
+        _write(path, lambda file: np.savez_compressed(file, **entries))
+
+
+def _write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """A file as `write` leaves it, or none: it is moved to its place when it is whole."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            write(file)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> Explanation:
@@ -182,6 +277,7 @@ def _explanation(file: np.lib.npyio.NpzFile) -> Explanation:
     support, coefs = torch.from_numpy(file["support"]), torch.from_numpy(file["coefs"])
     report = about["report"]
     report["energy_by_order"] = {int(k): v for k, v in report["energy_by_order"].items()}
-    transform = SparseTransform(int(file["n"]), support, coefs)
+    stderr = torch.from_numpy(file["stderr"]) if "stderr" in file else None
+    transform = SparseTransform(int(file["n"]), support, coefs, stderr)
     check(len(about["features"]) == transform.n, "{} names", len(about["features"]))
     return Explanation(transform, tuple(about["features"]), Report(**report))

@@ -63,9 +63,10 @@ def check_forest(
 
 
 def _check_range(where: str, name: str, x: Tensor, least: int, most: int) -> None:
-    wrong = x[(x < least) | (x > most)]
-    if len(wrong):
-        raise ValueError(f"{where}: {name} must be in [{least}, {most}], got {int(wrong[0])}")
+    low, high = torch.aminmax(x) if len(x) else (least, most)
+    if low < least or high > most:
+        wrong = int(low if low < least else high)
+        raise ValueError(f"{where}: {name} must be in [{least}, {most}], got {wrong}")
 
 
 def _kind(x: object) -> str:

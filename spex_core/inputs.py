@@ -17,6 +17,7 @@ from .value_function import ValueFunction
 if TYPE_CHECKING:
     from .values.encoders import Encoder
     from .values.language import CausalText
+    from .values.served import Scored, ServedText
     from .values.text import EncoderText
 
 TASKS = {  # the options that each needs, and those that it takes beside
@@ -33,6 +34,10 @@ def value_function(args: argparse.Namespace) -> tuple[ValueFunction, list[str]]:
     Raises: ValueError for options that contradict each other, the text or the model; OSError for a
             file or a model that is not there; MissingExtra.
     """
+    check(
+        args.server is None or (args.task in ("label", "answer") and not args.heads),
+        "--server must come with --task label or answer and without --heads",
+    )
     if args.heads and args.text is None:
         return _heads_on_pairs(args)
     check(args.pairs is None, "--pairs must come with --heads and without --text")
@@ -95,7 +100,7 @@ def _model_output(args: argparse.Namespace) -> tuple[EncoderText | CausalText, s
     return _causal_class(args) if is_decoder(args.model) else _encoder_class(args)
 
 
-def _causal(args: argparse.Namespace) -> tuple[CausalText, str]:
+def _causal(args: argparse.Namespace) -> tuple[CausalText | ServedText, str]:
     from .values.causal_scorers import AnswerLogprob, LogitDifference
     from .values.language import CausalText, load_causal
 
@@ -105,8 +110,22 @@ def _causal(args: argparse.Namespace) -> tuple[CausalText, str]:
     else:
         scorer = AnswerLogprob(args.target)
         asked = f"log-probability of “{args.target}” after the text"
+    if args.server is not None:
+        return _served(args, scorer), asked
     model = load_causal(args.model, **_where(args))
     return CausalText(*model, _passage(args), scorer, **_text_options(args)), asked
+
+
+def _served(args: argparse.Namespace, scorer: Scored) -> ServedText:
+    from .values.loading import load_tokenizer
+    from .values.served import ServedText
+    from .values.server import Server
+
+    names = ("api", "key", "concurrency", "most_requests", "most_tokens")
+    options = {name: getattr(args, name) for name in names}
+    server = Server(args.server, args.model, top=args.logprobs, **options)
+    tokenizer = load_tokenizer(args.model if args.tokenizer is None else args.tokenizer)
+    return ServedText(server, tokenizer, _passage(args), scorer, **_text_options(args))
 
 
 def _causal_class(args: argparse.Namespace) -> tuple[CausalText, str]:

@@ -97,6 +97,48 @@ def parity_gram_cpu(columns: Tensor, samples: int, *, isa: str | None = None) ->
     return out
 
 
+def anova_kernel_cpu(
+    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, *, isa: str | None = None
+) -> Tensor:
+    inputs = _contiguous(masks, others, relevances, variances)
+    out = torch.empty(len(masks), len(others), dtype=torch.float64)
+    _cpu.anova_kernel(_anova(*inputs), out.data_ptr(), *_how(isa))
+    return out
+
+
+def anova_kernel_grad_cpu(
+    masks: Tensor,
+    others: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    weights: Tensor,
+    *,
+    isa: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    *inputs, weights = _contiguous(masks, others, relevances, variances, weights)
+    out = torch.empty_like(inputs[2]), torch.empty_like(inputs[3])
+    where = weights.data_ptr(), *(part.data_ptr() for part in out)
+    _cpu.anova_kernel_grad(_anova(*inputs), *where, *_how(isa))
+    return out
+
+
+def _contiguous(masks: Tensor, others: Tensor, *rest: Tensor) -> list[Tensor]:
+    """One tensor stays one: the kernel then does half of the work."""
+    first = masks.contiguous()
+    return [first, first if others is masks else others.contiguous()] + [
+        x.contiguous() for x in rest
+    ]
+
+
+def _anova(
+    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor
+) -> _cpu.AnovaKernel:
+    """The compiled view of the kernel; the tensors must outlive it."""
+    shape = len(masks), len(others), masks.shape[1], len(relevances)
+    parameters = relevances.data_ptr(), variances.data_ptr(), len(variances) - 1
+    return _cpu.AnovaKernel(masks.data_ptr(), others.data_ptr(), *shape, *parameters)
+
+
 def _code(code: BchCode, columns: Tensor) -> _cpu.BchCode:
     """The compiled view of `code`, with `columns` for its delays; both must outlive it."""
     tables = (code.exp, code.log, code.syndromes, columns)

@@ -14,15 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference, reference_boost, reference_decode
+from . import fakes, reference, reference_boost, reference_decode, reference_gp
 from .backend import Backend, pick
-from .checks import check_device, check_packed, kind
+from .checks import check_device, check_packed, kind, readable
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
 from .traced import custom_op
 
 MAX_LOG_WIDTH = 24
+MAX_ORDER = 8  # of anova_kernel
 
 
 @custom_op(
@@ -103,6 +104,13 @@ def affine_masks(columns: Tensor, offsets: Tensor, *, backend: Backend = "auto")
             return reference.affine_masks(columns, offsets)
 
 
+@custom_op(
+    "(SymInt rows, SymInt n, *, int seed, int stream=0, SymInt start=0, Device device, "
+    "str backend='auto') -> Tensor",
+    fake=fakes.uniform_masks,
+    flat=fakes.flat_uniform_masks,
+    whole=fakes.whole_uniform_masks,
+)
 def uniform_masks(
     rows: int,
     n: int,
@@ -295,6 +303,133 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             return reference.parity_gram(columns, samples)
 
 
+@custom_op(
+    "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, *, "
+    "str backend='auto') -> Tensor",
+    fake=fakes.anova_kernel,
+)
+def anova_kernel(
+    masks: Tensor,
+    others: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """The covariance of set functions with independent Fourier coefficients whose variances are
+    known by order and feature:
+
+        K[s, t] = sum over d of variances[d] e_d(relevances * u) / e_d(relevances)
+
+    u_i is 1 where masks[s] and others[t] agree on feature i and -1 where not, and e_d the
+    elementary symmetric polynomial of degree d. So the coefficient F[k] of a set k of d features
+    has the variance variances[d] prod_(i in k) relevances[i] / e_d(relevances).
+
+    Args:     masks: packed int64 (T1, W). others: packed (T2, W); where it is the same tensor, half
+              of the work is saved. relevances: (n,), finite and >= 0, n <= 64 W; only their ratios
+              matter. variances: (orders + 1,), finite, of the orders 0, 1, ..; up to 9 of them. An
+              order that fewer than so many features are relevant for adds nothing.
+    Returns:  float64 (T1, T2).
+    Raises:   TypeError, ValueError if they are not as above; BackendUnavailable.
+    Accuracy: error <= 4 n eps sum(|variances|): the recurrence e_d += x_i e_(d-1), feature by
+              feature, has errors relative to e_d(|x|), and that is what e_d is divided by. Power
+              sums and Newton's identities would lose all digits where one relevance dominates.
+    Cost:     T1 T2 n orders products and sums.
+    Source:   Rehman and Ipsen 2011 (the recurrence). Example:
+              anova_kernel(masks, masks, torch.ones(n), torch.tensor([1.0, 0.5]))
+    """
+    relevances, variances = _check_anova("anova_kernel", masks, others, relevances, variances)
+    match pick("anova_kernel", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            return native.anova_kernel_cpu(masks, others, relevances, variances)
+        case _:
+            return reference_gp.anova_kernel(masks, others, relevances, variances)
+
+
+@custom_op(
+    "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, Tensor weights, *, "
+    "str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.anova_kernel_grad,
+)
+def anova_kernel_grad(
+    masks: Tensor,
+    others: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    weights: Tensor,
+    *,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The gradient of sum(weights * anova_kernel(...)) with respect to relevances and variances.
+
+    Args:     weights: (T1, T2), taken as float64. The others: as in anova_kernel.
+    Returns:  float64 (n,), and (orders + 1,).
+    Accuracy: on cpu the same bits for any number of threads. With respect to a relevance, relative
+              to the sum of weights * variances over the relevance: as anova_kernel.
+    Cost:     three times that of anova_kernel; 128 n orders bytes a thread.
+    """
+    given = relevances
+    relevances, variances = _check_anova("anova_kernel_grad", masks, others, relevances, variances)
+    shape = len(masks), len(others)
+    check(
+        isinstance(weights, Tensor) and tuple(weights.shape) == shape,
+        "anova_kernel_grad: weights must have shape {}, got {}",
+        *(shape, tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__),
+    )
+    inputs = masks, others, relevances, variances, weights.double()
+    match pick("anova_kernel_grad", backend, masks.device):
+        case "cpu":
+            from . import native
+
+            by_relevance, by_variance = native.anova_kernel_grad_cpu(*inputs)
+        case _:
+            by_relevance, by_variance = reference_gp.anova_kernel_grad(*inputs)
+    return by_relevance * _unit(given.double()), by_variance
+
+
+def _check_anova(
+    op: str, masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Relevances, of which the largest is made about one, and variances, both float64."""
+    check_packed(op, masks=masks, others=others)
+    most = 64 * masks.shape[1]
+    for name, x in (("relevances", relevances), ("variances", variances)):
+        if not (isinstance(x, Tensor) and x.is_floating_point()):
+            raise TypeError(f"{op}: {name} must be a floating-point tensor, got {kind(x)}")
+        check(x.ndim == 1, "{}: {} must have one axis, got shape {}", op, name, tuple(x.shape))
+        finite = not readable(x) or bool(x.isfinite().all())
+        check(finite, "{}: {} must be finite, got NaN or infinity", op, name)
+        check_device(op, name, x, "masks", masks)
+    check(
+        1 <= len(relevances) <= most,
+        "{}: relevances must be 1 to {}, got {}",
+        *(op, most, len(relevances)),
+    )
+    negative = readable(relevances) and bool((relevances < 0).any())
+    check(not negative, "{}: relevances must not be negative", op)
+    check(
+        1 <= len(variances) <= MAX_ORDER + 1,
+        "{}: variances must be of 1 to {} orders, 0 included, got {}",
+        *(op, MAX_ORDER + 1, len(variances)),
+    )
+    return relevances.double() * _unit(relevances.double()), variances.double()
+
+
+def _unit(relevances: Tensor) -> Tensor:
+    """The power of two that takes the largest relevance into [1/2, 1); 1 where all are zero."""
+    exponent = torch.frexp(relevances.max()).exponent.clamp(min=-1000)
+    return torch.ldexp(torch.ones_like(relevances[0]), -exponent)
+
+
+@custom_op(
+    "(Tensor readings, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, *, "
+    "int chase=0, str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.bch_decode,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+)
 def bch_decode(
     readings: Tensor, code: BchCode, *, chase: int = 0, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -309,12 +444,13 @@ def bch_decode(
              and takes the set with the largest |sum_p (-1)**<d_p, k> reading_p|, the first tried on
              a tie.
     Returns: features int32 (rows, t), ascending, -1 beyond the last; counts int32 (rows,), |k|, or
-             -1 where nothing decodes.
+             -1 where nothing decodes. On a device nothing is waited for: a row of readings that
+             are not finite, which is a ValueError on the CPU, has a count of -1 there.
     Cost:    2**(q + 1) decodings a row, each O(t**2 m) field operations; on triton also t (n + r)
              for each that yields a set. A kernel of it takes some seconds to compile for each t.
     Source:  Kang et al. 2025 (SPEX), section 4.2; Berlekamp 1971 (root finding by traces).
     """
-    _check_readings("bch_decode", readings, 2)
+    _check_readings("bch_decode", readings, 2, readable(readings))
     chase = check_int("bch_decode: chase", chase, 0, 16)
     check(
         readings.shape[1] == code.delays,
@@ -330,16 +466,28 @@ def bch_decode(
         case "triton":
             from .triton_kernels.bch_decode import bch_decode as impl
 
-            return impl(readings.double(), code, chase)
+            features, counts = impl(readings.double(), code, chase)
+            bad = ~readings.isfinite().all(1)
+            return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
         case "cuda":
             from . import native_cuda
 
-            return native_cuda.bch_decode_cuda(readings.double(), code, chase)
+            features, counts = native_cuda.bch_decode_cuda(readings.double(), code, chase)
+            bad = ~readings.isfinite().all(1)
+            return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
         case _:
             found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
             return found[0].to(readings.device), found[1].to(readings.device)
 
 
+@custom_op(
+    "(Tensor bins, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, "
+    "Tensor delay_columns, Tensor hashes, *, float floor, int chase, int? degree=None, "
+    "str backend='auto') -> (Tensor, Tensor)",
+    fake=fakes.peel,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+)
 def peel(
     bins: Tensor,
     code: BchCode,
@@ -362,6 +510,8 @@ def peel(
     Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
+    Cost:    the decodings; C P products a term and step of the fits. A device is waited for several
+             times a round, for some numbers that say what comes next; on cuda once, at the end.
     Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,
              "Decoding".
     """
@@ -391,6 +541,10 @@ def peel(
             from . import native
 
             return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+        case "triton":
+            from .triton_kernels.peel import peel as impl
+
+            return impl(bins.double(), code, delay_columns, hashes, degree, floor, chase)
         case "cuda":
             from . import native_cuda
 
@@ -421,6 +575,16 @@ class Boosted(NamedTuple):
     staged: Tensor  # float64 (J, stages, T + E)
 
 
+@custom_op(
+    "(Tensor masks, Tensor values, SymInt n, Tensor? bags, Tensor? watch, *, "
+    "int[] trees, int[] depth, int[] leaves, int[] min_leaf, float[] rate, float[] l2, "
+    "float[] row_share, float[] feature_share, int[] stages, int seed=0, str backend='auto') "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.boost,
+    flat=fakes.flat_boost,
+    result=Boosted,
+    loose=("bags", "watch"),
+)
 def boost(
     masks: Tensor,
     values: Tensor,
@@ -463,7 +627,8 @@ def boost(
              to T / 2**31 of it), which makes sums exact in any order; predictions are float64.
              Ties go to the lowest feature and to the older leaf.
     Cost:    a fit: at most trees * (depth + 1) * T * n / 2 masked additions, on cpu 16 in an
-             instruction; threads share out the fits. Memory beyond the result: the masks two or,
+             instruction; threads share out the fits. A device is waited for at each level of a
+             tree. Memory beyond the result: the masks two or,
              with watch, three times, and leaves * (8 n + T / 8) bytes for each thread.
     Source:  Friedman 2001 (gradient boosting); Ke et al. 2017 (LightGBM: the best leaf first).
     """
@@ -546,6 +711,13 @@ def _boost_settings(
     return each
 
 
+@custom_op(
+    "(Tensor roots, Tensor feature, Tensor absent, Tensor present, Tensor value, SymInt n, "
+    "Tensor? group, *, SymInt groups=1, int? limit=None, str backend='auto') "
+    "-> (Tensor, Tensor)",
+    fake=fakes.tree_fourier,
+    loose=("group",),
+)
 def tree_fourier(
     roots: Tensor,
     feature: Tensor,
@@ -604,11 +776,11 @@ def tree_fourier(
             return reference.tree_fourier(*trees, n, group, groups, limit)
 
 
-def _check_readings(op: str, x: Tensor, axes: int) -> None:
+def _check_readings(op: str, x: Tensor, axes: int, look: bool = True) -> None:
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         raise TypeError(f"{op}: readings must be a floating-point tensor, got {kind(x)}")
     check(x.ndim == axes, "{}: readings must have {} axes, got shape {}", op, axes, tuple(x.shape))
-    check(bool(torch.isfinite(x).all()), "{}: readings must be finite", op)
+    check(not look or bool(torch.isfinite(x).all()), "{}: readings must be finite", op)
 
 
 def _check_bits(op: str, bits: int, **tensors: Tensor) -> None:

@@ -7,7 +7,7 @@ neighbours, and a feature may have none. Bits of a mask beyond the n features ar
 
 On CUDA nothing is checked that would make the host wait for the device once a layer: there a number
 in `sequence`, `rows` or `targets` that is out of range makes its row NaN, and never reads memory
-that is not the tensor's (backend "triton").
+that is not the tensor's (backend "triton"); and an owner that is out of range is taken as n.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import fakes
 from . import reference_inference as reference
 from .backend import Backend, pick
-from .checks import check_device, check_packed, kind
+from .checks import check_device, check_packed, kind, readable
 from .errors import check, check_int
 from .reference_inference import Norm
+from .traced import custom_op
 
 
 class PackedTokens(NamedTuple):
@@ -49,6 +51,10 @@ class PackedTrie(NamedTuple):
     shared: Tensor  # int64 (T,): how many tokens of its path stand before them
 
 
+@custom_op(
+    "(Tensor masks, Tensor lengths, *, SymInt fixed=0, str backend='auto') -> Tensor",
+    fake=fakes.mask_lengths,
+)
 def mask_lengths(
     masks: Tensor, lengths: Tensor, *, fixed: int = 0, backend: Backend = "auto"
 ) -> Tensor:
@@ -79,6 +85,12 @@ def mask_lengths(
             return reference.mask_lengths(masks, lengths, fixed)
 
 
+@custom_op(
+    "(Tensor masks, Tensor ids, Tensor owner, SymInt n, *, bool original_positions=False, "
+    "str backend='auto') -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.pack_tokens,
+    result=PackedTokens,
+)
 def pack_tokens(
     masks: Tensor,
     ids: Tensor,
@@ -101,7 +113,7 @@ def pack_tokens(
     Example:  pack_tokens(masks, torch.tensor([101, 7, 8, 9, 102]), torch.tensor([2, 0, 0, 1, 2]),
               2)  # with only feature 1 present: ids 101, 9, 102 at positions 0, 1, 2
     """
-    n = _check_layout("pack_tokens", masks, owner, n)
+    n, owner = _check_layout("pack_tokens", masks, owner, n)
     _check_indices("pack_tokens", "ids", ids, len(owner), "masks", masks)
     match pick("pack_tokens", backend, masks.device):
         case "cpu":
@@ -117,6 +129,12 @@ def pack_tokens(
     return PackedTokens(*found)
 
 
+@custom_op(
+    "(Tensor masks, Tensor ids, Tensor owner, SymInt n, *, bool original_positions=False, "
+    "str backend='auto') -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=fakes.pack_trie,
+    result=PackedTrie,
+)
 def pack_trie(
     masks: Tensor,
     ids: Tensor,
@@ -142,7 +160,7 @@ def pack_trie(
     Cost:     T L bit tests, 24 bytes written a node; on triton also log2(T) reads a node. A device
               is waited for twice.
     """
-    n = _check_layout("pack_trie", masks, owner, n)
+    n, owner = _check_layout("pack_trie", masks, owner, n)
     _check_indices("pack_trie", "ids", ids, len(owner), "masks", masks)
     match pick("pack_trie", backend, masks.device):
         case "cpu":
@@ -158,6 +176,12 @@ def pack_trie(
     return PackedTrie(*found)
 
 
+@custom_op(
+    "(Tensor masks, Tensor embeddings, Tensor? baseline, Tensor owner, SymInt n, "
+    "Tensor? starts, *, str backend='auto') -> Tensor",
+    fake=fakes.mask_embed,
+    loose=("starts",),
+)
 def mask_embed(
     masks: Tensor,
     embeddings: Tensor,
@@ -179,10 +203,10 @@ def mask_embed(
               rounding.
     Raises:   TypeError, ValueError if the arguments are not as above, or starts is not that of
               these masks; BackendUnavailable.
-    Cost:     one write of the result. Differentiable on reference; triton refuses tensors that
-              require a gradient.
+    Cost:     one write of the result. With starts a device is waited for. Differentiable on
+              reference; triton refuses tensors that require a gradient.
     """
-    n = _check_layout("mask_embed", masks, owner, n)
+    n, owner = _check_layout("mask_embed", masks, owner, n)
     _check_float("mask_embed", "embeddings", embeddings, (len(owner), None), masks)
     if starts is None:
         each = isinstance(baseline, Tensor) and baseline.ndim == 2
@@ -205,6 +229,12 @@ def mask_embed(
             )
 
 
+@custom_op(
+    "(Tensor x, Tensor masks, Tensor sequence, Tensor? mean, Tensor? scale, "
+    "*, int first=0, str backend='auto') -> Tensor",
+    fake=fakes.like_first,
+    loose=("mean", "scale"),
+)
 def head_scale(
     x: Tensor,
     masks: Tensor,
@@ -256,6 +286,11 @@ def head_scale(
             return reference.head_scale(x, masks, sequence, first, mean, scale)
 
 
+@custom_op(
+    "(Tensor query, Tensor key, Tensor value, Tensor starts, *, bool causal=False, "
+    "float? scale=None, str backend='auto') -> Tensor",
+    fake=fakes.like_first,
+)
 def packed_attention(
     query: Tensor,
     key: Tensor,
@@ -311,6 +346,10 @@ def packed_attention(
             return reference.packed_attention(query, key, value, starts, causal, scale)
 
 
+@custom_op(
+    "(Tensor x, *, str backend='auto') -> Tensor",
+    fake=fakes.like_first,
+)
 def gelu(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     """The exact GELU, x Phi(x), Phi the distribution function of the standard normal: what
     torch.nn.functional.gelu(x, approximate="none") computes.
@@ -338,6 +377,15 @@ def gelu(x: Tensor, *, backend: Backend = "auto") -> Tensor:
             return reference.gelu(x)
 
 
+@custom_op(
+    "(Tensor hidden, Tensor rows, Tensor weight, Tensor? bias, "
+    "Tensor? norm_weight, Tensor? norm_bias, *, str? norm=None, float eps=0.0, str backend='auto') "
+    "-> Tensor",
+    fake=fakes.score_last,
+    flat=fakes.flat_scores,
+    whole=fakes.whole_scores,
+    loose=("bias", "norm_weight", "norm_bias"),
+)
 def score_last(
     hidden: Tensor,
     rows: Tensor,
@@ -373,6 +421,15 @@ def score_last(
             return reference.score_last(hidden, rows, weight, bias, norm)
 
 
+@custom_op(
+    "(Tensor hidden, Tensor rows, Tensor weight, Tensor targets, Tensor? bias, "
+    "Tensor? norm_weight, Tensor? norm_bias, *, str? norm=None, float eps=0.0, str backend='auto') "
+    "-> Tensor",
+    fake=fakes.token_logprobs,
+    flat=fakes.flat_scores,
+    whole=fakes.whole_scores,
+    loose=("bias", "norm_weight", "norm_bias"),
+)
 def token_logprobs(
     hidden: Tensor,
     rows: Tensor,
@@ -420,11 +477,14 @@ def _check_words(op: str, masks: Tensor, n: int) -> None:
     )
 
 
-def _check_layout(op: str, masks: Tensor, owner: Tensor, n: int) -> int:
+def _check_layout(op: str, masks: Tensor, owner: Tensor, n: int) -> tuple[int, Tensor]:
+    """n, and owners that are in [0, n]."""
     check_packed(op, masks=masks)
     n = check_int(f"{op}: n", n, 1)
     _check_words(op, masks, n)
     _check_indices(op, "owner", owner, None, "masks", masks)
+    if not readable(owner):
+        return n, torch.where((owner < 0) | (owner > n), n, owner)
     least, most = (int(x) for x in owner.aminmax()) if len(owner) else (0, n)
     check(
         least >= 0 and most <= n,
@@ -433,7 +493,7 @@ def _check_layout(op: str, masks: Tensor, owner: Tensor, n: int) -> int:
         n,
         n,
     )
-    return n
+    return n, owner
 
 
 def _check_indices(
@@ -455,7 +515,7 @@ def _check_indices(
     check(fits, "{}: {} must have shape {}, got {}", op, name, expected, tuple(x.shape))
     check_device(op, name, x, other_name, other)
     check(limit != 0 or not len(x), "{}: {} must be empty where it counts nothing", op, name)
-    if limit is not None and x.device.type == "cpu" and len(x):
+    if limit is not None and readable(x) and len(x):
         least, most = (int(bound) for bound in x.aminmax())
         check(
             least >= 0 and most < limit,

@@ -277,24 +277,31 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
 
     def errors(shares: dict[str, float]) -> Tensor:
         """Of a mixture on all samples left out, at each of LEVELS."""
-        return sum(
-            path_errors(sum(share * cov[name] for name, share in shares.items() if share), *y)
+        mixed = [
+            (sum(share * cov[name] for name, share in shares.items() if share), *y)
             for cov, *y in parts
-        )
+        ]
+        return sum(path_errors(*part).sum(0) for part in mixed)
 
     by_prior = {name: errors({name: 1.0}) for name in parts[0][0]}
     count = sum(len(outside) for *_, outside in parts)
-    best = np.array([float(error.min()) for error in by_prior.values()])
-    least = max(best.min(), 1e-12 * count)
-    weights = (best == best.min()).astype(float)
-    if recipe.temperature:
-        weights = np.exp((best.min() - best) / least * count / (2 * recipe.temperature))
-        weights[weights < 1e-3] = 0.0
-    mixture = dict(zip(by_prior, (weights / weights.sum()).tolist(), strict=True))
+    mixture = shares_of(by_prior, count, recipe.temperature)
     level, linear_level = (
         float(LEVELS[int(error.argmin())]) for error in (errors(mixture), by_prior["linear"])
     )
     return mixture, level, linear_level
+
+
+def shares_of(errors: dict[str, Tensor], count: int, temperature: float) -> dict[str, float]:
+    """The share of each prior in a mixture, from its squared errors on `count` samples left out, at
+    each level: its likelihood at the best level with the noise of the best prior, tempered."""
+    best = np.array([float(error.min()) for error in errors.values()])
+    least = max(best.min(), 1e-12 * count)
+    weights = (best == best.min()).astype(float)
+    if temperature:
+        weights = np.exp((best.min() - best) / least * count / (2 * temperature))
+        weights[weights < 1e-3] = 0.0
+    return dict(zip(errors, (weights / weights.sum()).tolist(), strict=True))
 
 
 def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) -> Tensor:
@@ -308,12 +315,13 @@ def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) ->
 
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """Squared error of the predictions of `outside` from `inside`, summed, at each of LEVELS."""
+    """Squared errors of the predictions of `outside` from `inside`, at each of LEVELS: float64
+    (outside, levels)."""
     mean = mean_of(inside)
     duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
     with one_thread():
         fit = (covariance[len(inside) :] @ duals).double() + mean
-        return (fit - outside[:, None]).square().sum(0)
+        return (fit - outside[:, None]).square()
 
 
 def largest(variance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .proxy import ProxyFit
-from .ridge import leave_one_out, one_thread
+from .ridge import leave_one_out, one_thread, ridge
 from .transform import r2
 
 FOLDS = 5  # of consecutive samples
@@ -43,12 +43,14 @@ def _fit(masks: Tensor, y: Tensor, n: int, degree: int) -> ProxyFit:
     with one_thread():  # many small steps: a second thread costs more than it does
         staged = forest.staged.unflatten(0, (len(grid), FOLDS))  # (grid, folds, stages, T)
         best, stage = _best(staged, y, folds)
-        chosen = np.arange(FOLDS * best, FOLDS * (best + 1))
-        supports = [_cut(forest, k, TREES[stage], n) for k in chosen]
-        r2_, r2_linear = _scores(masks, y, folds, supports, n)
+        supports = _supports(forest, range(FOLDS * best, FOLDS * (best + 1)), TREES[stage], n)
         whole = _boost(masks, y, n, np.ones((1, len(y)), np.bool_), [grid[best]])
-        support = _cut(whole, 0, TREES[stage], n)
+        [support] = _supports(whole, range(1), TREES[stage], n)
         fit = leave_one_out(masks, y, support, LEVELS)
+        single = _single_features(n)
+        level = leave_one_out(masks, y, single, LEVELS).level
+        r2_ = _out_of_fold(masks, y, folds, supports, fit.level)
+        r2_linear = _out_of_fold(masks, y, folds, [single] * FOLDS, level)
     rate, depth = grid[best]
     return ProxyFit(
         support,
@@ -75,19 +77,21 @@ def _best(staged: Tensor, y: Tensor, folds: list[tuple[Tensor, Tensor]]) -> tupl
     return divmod(int(np.argmax(scores)), fit.shape[2])
 
 
-def _scores(
-    masks: Tensor, y: Tensor, folds: list[tuple[Tensor, Tensor]], supports: list[Tensor], n: int
-) -> tuple[float, float]:
-    """R2 out of fold of ridge regressions: on a support for each fold, on the single features."""
-    single = torch.cat([torch.zeros(1, masks.shape[1], dtype=torch.int64), _single_features(n)])
-    truth, fitted, linear = [], [], []
+def _out_of_fold(
+    masks: Tensor,
+    y: Tensor,
+    folds: list[tuple[Tensor, Tensor]],
+    supports: list[Tensor],
+    level: float,
+) -> float:
+    """R2 on the samples left out of ridge regressions, on a support for each fold."""
+    truth, fitted = [], []
     for support, (rows, out) in zip(supports, folds, strict=True):
-        for terms, fits in ((support, fitted), (single, linear)):
-            fit = leave_one_out(masks[rows], y[rows], terms, LEVELS)
-            fits.append(ops.parity_predict(masks[out], terms, fit.coefs).numpy())
+        one = torch.ones(len(support), dtype=torch.float64)
+        fit = ridge(masks[rows], y[rows], support, one, level, trace=False)
         truth.append(y[out].numpy())
-    truth = np.concatenate(truth)
-    return r2(truth, np.concatenate(fitted)), r2(truth, np.concatenate(linear))
+        fitted.append(ops.parity_predict(masks[out], support, fit.coefs).numpy())
+    return r2(np.concatenate(truth), np.concatenate(fitted))
 
 
 def _boost(
@@ -108,15 +112,25 @@ def _boost(
     )
 
 
-def _cut(forest: ops.Boosted, fit: int, trees: int, n: int) -> Tensor:
-    """The largest terms of the first `trees` trees of a fit: those above the first one after 95 %
-    of the energy, the constant's apart. Packed int64 (S, W)."""
-    roots = forest.roots[forest.group == fit][:trees]
+def _supports(forest: ops.Boosted, fits: range, trees: int, n: int) -> list[Tensor]:
+    """The largest terms of the first `trees` trees of each fit: packed int64 (S, W)."""
+    group = forest.group - fits.start
+    place = torch.arange(len(group)) - torch.searchsorted(group, group)  # of a tree in its fit
+    own = (group >= 0) & (group < len(fits)) & (place < trees)
     nodes = forest.feature, forest.absent, forest.present, forest.value
-    support, coefs = ops.tree_fourier(roots, *nodes, n)
+    support, coefs = ops.tree_fourier(
+        forest.roots[own], *nodes, n, group=group[own], groups=len(fits)
+    )
+    bias = forest.bias[fits.start : fits.stop]
+    return [_cut(support, column, constant) for column, constant in zip(coefs.T, bias, strict=True)]
+
+
+def _cut(support: Tensor, coefs: Tensor, bias: Tensor) -> Tensor:
+    """The terms (S, W) above the first one after 95 % of the energy, the constant's apart."""
     varying = (support != 0).any(1)
-    constant = coefs[~varying, 0].sum() + forest.bias[fit]  # no term where it is exactly zero
-    support, coefs = support[varying], coefs[varying, 0]
+    constant = coefs[~varying].sum() + bias  # no term where it is exactly zero
+    there = varying & (coefs != 0)
+    support, coefs = support[there], coefs[there]
     energy, zero = coefs.square(), torch.zeros(1, support.shape[1], dtype=torch.int64)
     if not len(coefs):  # no tree has split
         return zero
@@ -129,5 +143,5 @@ def _cut(forest: ops.Boosted, fit: int, trees: int, n: int) -> Tensor:
 
 
 def _single_features(n: int) -> Tensor:
-    """{0}, {1}, ...: packed int64 (n, W)."""
-    return bits.pack(np.eye(n, dtype=np.bool_))
+    """{}, {0}, {1}, ...: packed int64 (n + 1, W)."""
+    return bits.pack(np.eye(n + 1, n, -1, dtype=np.bool_))

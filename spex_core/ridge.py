@@ -39,11 +39,13 @@ class Fit:
         coefs: float64 (S,), the posterior mean of F.
         effective: trace of the hat matrix, the number of free terms that the fit amounts to; NaN by
         conjugate gradients and where it was not asked for.
+        level: at which it was fitted.
         residual: of the equations, relative; 0 but where conjugate gradients used all their STEPS.
     """
 
     coefs: Tensor
     effective: float
+    level: float
     residual: float = 0.0
 
 
@@ -82,12 +84,12 @@ def _primal(
         factor = _factor(matrix, level)
         coefs = scale * torch.cholesky_solve(right[:, None], factor)[:, 0]
     if not trace:
-        return Fit(coefs, float("nan"))
+        return Fit(coefs, float("nan"), level)
     some = _spread(len(masks))
     rows = signs(ops.parity_bits(masks[some], support), len(some))  # (S, some)
     rows *= scale[:, None].float()
     leverage = _inverse_squares(factor, rows)
-    return Fit(coefs, float(leverage.mean()) * len(masks))
+    return Fit(coefs, float(leverage.mean()) * len(masks), level)
 
 
 def _dual(
@@ -100,12 +102,12 @@ def _dual(
         dual = torch.cholesky_solve(values[:, None], factor)[:, 0]
     coefs = variance * ops.parity_adjoint(masks, support, dual)
     if not trace:
-        return Fit(coefs, float("nan"))
+        return Fit(coefs, float("nan"), level)
     some = _spread(len(masks))
     units = torch.zeros(len(masks), len(some))
     units[some, torch.arange(len(some))] = 1.0
     diagonal = _inverse_squares(factor, units)  # of the inverse
-    return Fit(coefs, len(masks) * (1.0 - level * float(diagonal.mean())))
+    return Fit(coefs, len(masks) * (1.0 - level * float(diagonal.mean())), level)
 
 
 def _covariance(columns: Tensor, samples: int, variance: Tensor) -> Tensor:
@@ -178,14 +180,14 @@ def _iterate(masks: Tensor, values: Tensor, support: Tensor, variance: Tensor, l
     goal = 1e-8 * size
     for _ in range(STEPS):
         if size <= goal:
-            return Fit(scale * x, float("nan"))
+            return Fit(scale * x, float("nan"), level)
         turned = normal(step)
         length = size / dot(step, turned)
         x += length * step
         slope -= length * turned
         before, size = size, dot(slope, slope)
         step = slope + size / before * step
-    return Fit(scale * x, float("nan"), (1e-8 * size / goal) ** 0.5)
+    return Fit(scale * x, float("nan"), level, (1e-8 * size / goal) ** 0.5)
 
 
 def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
@@ -244,23 +246,25 @@ def leave_one_out(masks: Tensor, values: Tensor, support: Tensor, levels: Tensor
     """
     columns = ops.parity_bits(masks, support)
     x = signs(columns, len(masks)).double()  # (S, T)
+    primal = len(support) <= len(masks)
+    right = ops.parity_adjoint(masks, support, values) if primal else values
     with one_thread():
-        if len(support) <= len(masks):
-            root, turn = torch.linalg.eigh(ops.parity_gram(columns, len(masks)))
-            turn = x.T @ turn / root.clamp_min(1e-300).sqrt()
-        else:
-            root, turn = torch.linalg.eigh(x.T @ x)
+        matrix = ops.parity_gram(columns, len(masks)) if primal else x.T @ x
+        root, turn = torch.linalg.eigh(matrix)
         real = root > 1e-10 * root.max()
-        root, turn = root[real], turn[:, real]  # (D,), (T, D)
-        inside = turn.T @ values
+        root, turn = root[real], turn[:, real]  # (D,), (S or T, D)
+        if primal:
+            turn /= root.sqrt()
+        inside = turn.T @ right  # (D,), U' values
+        turned = x.T @ turn if primal else turn  # U, (T, D)
         share = root[:, None] / (root[:, None] + levels)  # (D, levels)
-        errors = values[:, None] - turn @ (share * inside[:, None])  # (T, levels)
-        leverage = turn.square() @ share
+        errors = values[:, None] - turned @ (share * inside[:, None])  # (T, levels)
+        leverage = turned.square() @ share
         left_out = (errors / (1 - leverage).clamp_min(1e-12)).square().sum(0)
         best = int(left_out.argmin())
-        weights = share[:, best] / root * inside
-        coefs = x @ (turn @ weights)
-    return Fit(coefs, float(share[:, best].sum()))
+        weights = share[:, best] * inside
+        coefs = turn @ weights if primal else x @ (turn @ (weights / root))
+    return Fit(coefs, float(share[:, best].sum()), float(levels[best]))
 
 
 def signs(columns: Tensor, samples: int) -> Tensor:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import ops
+from .backend import Backend
 from .errors import check, check_int
 from .masks import members, orders, pack_batch, pack_sets, unpack_sets, words
+from .subsets import BestSubset, largest_subset
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,6 +32,8 @@ class SparseTransform:
     Args:     n: features, at least 1.
               support: packed int64 (S, W), the distinct terms k; the row of zeros is the constant.
               coefs: float64 (S,), finite, the coefficients F[k]. S = 0 is the zero function.
+              stderr: float64 (S,), finite and >= 0, the standard error of each coefficient; None
+              where none is known, or needed.
     Raises:   TypeError, ValueError if they are not as above.
     Cost:     one sort of the terms; predict costs T S W word operations, all else is linear in S.
     Example:  SparseTransform.from_dict(3, {(): 1.0, (0, 2): 0.5}).predict(np.eye(3, dtype=bool))
@@ -38,19 +43,25 @@ class SparseTransform:
     n: int
     support: Tensor
     coefs: Tensor
+    stderr: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = check_int("SparseTransform: n", self.n, 1)
         _check_support(self.support, n)
-        _check_coefs(self.coefs, len(self.support))
+        _check_numbers("coefs", self.coefs, len(self.support))
+        if self.stderr is not None:
+            _check_numbers("stderr", self.stderr, len(self.support))
+            check(bool((self.stderr >= 0).all()), "SparseTransform: stderr must not be negative")
         support = self.support.cpu()
         order = torch.from_numpy(_canonical_order(support))
         support, coefs = support[order], self.coefs.detach().cpu()[order]
+        stderr = None if self.stderr is None else self.stderr.detach().cpu()[order]
         twice = (support[1:] == support[:-1]).all(1)
         if twice.any():
             (term,) = unpack_sets(support[1:][twice][:1])
             raise ValueError(f"SparseTransform: support must have distinct rows, got {term} twice")
-        for field, value in (("n", n), ("support", support), ("coefs", coefs)):
+        fields = {"n": n, "support": support, "coefs": coefs, "stderr": stderr}
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
 
     @classmethod
@@ -58,7 +69,8 @@ class SparseTransform:
         """The same as the constructor, for terms that are known to be as it would leave them:
         distinct, in canonical order, on the CPU. Nothing is checked, sorted or copied."""
         out = object.__new__(cls)
-        for field, value in (("n", n), ("support", support), ("coefs", coefs)):
+        fields = {"n": n, "support": support, "coefs": coefs, "stderr": None}
+        for field, value in fields.items():
             object.__setattr__(out, field, value)
         return out
 
@@ -85,7 +97,7 @@ class SparseTransform:
         Raises: ValueError if values are not as above.
         Cost:   n 2**n additions in float64, and a sort of up to 2**n terms.
         """
-        table = _numbers("from_table", values)
+        table = finite("from_table", values)
         n = table.size.bit_length() - 1
         check(
             table.shape == (1 << max(n, 0),) and 1 <= n <= ops.MAX_LOG_WIDTH,
@@ -146,7 +158,7 @@ class SparseTransform:
         Raises: ValueError if values are not as above; what predict raises.
         """
         fit = self.predict(masks)
-        values = _numbers("score", values)
+        values = finite("score", values)
         check(
             values.shape == fit.shape and len(fit) > 0,
             "score: values must have one number per mask, ({},), got shape {}",
@@ -154,17 +166,66 @@ class SparseTransform:
         )
         return r2(values, fit)
 
+    def maximize(
+        self,
+        *,
+        size: int | None = None,
+        at_least: int | None = None,
+        at_most: int | None = None,
+        fixed: Mapping[int, bool] | None = None,
+        method: str = "auto",
+        time_limit: float = 60.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        backend: Backend = "auto",
+    ) -> BestSubset:
+        """The mask at which f is largest, its value, and a bound that no allowed mask exceeds.
+
+        Args:   size, at_least, at_most: how many features are present: exactly, at least, at most.
+                fixed: {feature: present or not}, features that have no choice.
+                method: "table" looks at every mask of the features that are free and in a term, 24
+                of them at most; "search" is tabu search from 32 starts, with a loose bound; "milp"
+                is the same and HiGHS after it, which proves its result best if it has the time.
+                "auto" is "table" up to 20 such features and "milp" above.
+                time_limit: seconds for HiGHS. device, backend: where the search runs.
+        Raises: ValueError, TypeError for sizes or fixed features that contradict one another;
+                MissingExtra where HiGHS is needed and SciPy is not installed.
+        Cost:   see subset_search.py and subset_milp.py.
+        Source: the removal metric of Kang et al. 2025 and Butler et al. 2025, there by Gurobi; tabu
+                search of Glover 1989; tables that agree on pairs, Wainwright and Jordan 2008.
+        Example: SparseTransform.from_dict(3, {(0,): 1.0, (1, 2): -1.0}).maximize(size=1).features
+                # (1,)
+        """
+        return largest_subset(
+            *("maximize", self.n, self.support, self.coefs),
+            size=size,
+            at_least=at_least,
+            at_most=at_most,
+            fixed=fixed,
+            method=method,
+            time_limit=time_limit,
+            seed=seed,
+            device=device,
+            backend=backend,
+        )
+
+    def minimize(self, **options: Any) -> BestSubset:
+        """The mask at which f is smallest; options as for maximize, whose bound is from below."""
+        best = largest_subset("minimize", self.n, self.support, -self.coefs, **options)
+        return BestSubset(best.mask, -best.value, -best.bound, best.method)
+
     def top(self, k: int) -> dict[tuple[int, ...], float]:
         """The k terms of largest |F[k]|, largest first; the constant is not one of them."""
-        best = self._largest(check_int("top: k", k, 0))
+        best = self.largest(check_int("top: k", k, 0))
         names = unpack_sets(self.support[best])
         return dict(zip(names, self.coefs[best].tolist(), strict=True))
 
     def truncate(self, k: int) -> SparseTransform:
         """The transform with only top(k) and the constant, which is not counted in k."""
-        best = self._largest(check_int("truncate: k", k, 0))
+        best = self.largest(check_int("truncate: k", k, 0))
         keep = np.concatenate([np.flatnonzero(self.orders == 0), best])
-        return SparseTransform(self.n, self.support[keep], self.coefs[keep])
+        stderr = None if self.stderr is None else self.stderr[keep]
+        return SparseTransform(self.n, self.support[keep], self.coefs[keep], stderr)
 
     def energy_by_order(self) -> dict[int, float]:
         """The share of the variance of f over all masks that each order holds: {order: share}.
@@ -195,7 +256,7 @@ class SparseTransform:
             term, bit = term + rows, bit + rows * d
         return out
 
-    def _largest(self, k: int) -> np.ndarray:
+    def largest(self, k: int) -> np.ndarray:
         """Rows of the k terms of largest |F[k]| but the constant; equal ones in canonical order."""
         rows = np.flatnonzero(self.orders)
         return rows[np.argsort(-np.abs(self.coefs.numpy()[rows]), kind="stable")][:k]
@@ -224,12 +285,16 @@ def _canonical_order(support: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _numbers(where: str, values: Sequence[float] | np.ndarray | Tensor) -> np.ndarray:
-    """A float64 copy of values, all of them finite."""
+def finite(
+    where: str, values: Sequence[float] | np.ndarray | Tensor, name: str = "values"
+) -> np.ndarray:
+    """A float64 copy of values, all of them finite; `where` and `name` are for the error."""
     if isinstance(values, Tensor):
         values = values.detach().double().cpu().numpy()
     numbers = np.array(values, dtype=np.float64)
-    check(bool(np.isfinite(numbers).all()), "{}: values must be finite, got NaN or infinity", where)
+    check(
+        bool(np.isfinite(numbers).all()), "{}: {} must be finite, got NaN or infinity", where, name
+    )
     return numbers
 
 
@@ -246,15 +311,17 @@ def _check_support(support: Tensor, n: int) -> None:
     check(not spare.any(), "SparseTransform: support must have no bits past n={}", n)
 
 
-def _check_coefs(coefs: Tensor, terms: int) -> None:
-    if not (isinstance(coefs, Tensor) and coefs.dtype == torch.float64):
-        got = coefs.dtype if isinstance(coefs, Tensor) else type(coefs).__name__
-        raise TypeError(f"SparseTransform: coefs must be a float64 tensor, got {got}")
+def _check_numbers(name: str, numbers: Tensor, terms: int) -> None:
+    if not (isinstance(numbers, Tensor) and numbers.dtype == torch.float64):
+        got = numbers.dtype if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise TypeError(f"SparseTransform: {name} must be a float64 tensor, got {got}")
     check(
-        tuple(coefs.shape) == (terms,),
-        "SparseTransform: coefs must have shape ({},), got {}",
-        *(terms, tuple(coefs.shape)),
+        tuple(numbers.shape) == (terms,),
+        "SparseTransform: {} must have shape ({},), got {}",
+        *(name, terms, tuple(numbers.shape)),
     )
     check(
-        bool(coefs.isfinite().all()), "SparseTransform: coefs must be finite, got NaN or infinity"
+        bool(numbers.isfinite().all()),
+        "SparseTransform: {} must be finite, got NaN or infinity",
+        name,
     )

@@ -26,21 +26,24 @@ from .planner import Order, arrange, cut, distinct, lexicographic
 
 
 class ValueFunction(abc.ABC):
-    """A set function of one input of one model, with its facts. Subclasses define:
+    """A set function of one input of one model, with its facts.
 
-    features:    names, one a feature.
-    fingerprint: model, revision, dtype, input, masking and scorer in one string: equal strings mean
-                 equal values, so that a store of values can be shared.
-    cost:        packed masks int64 (T, W) -> int64 (T,): tokens (or what stands for them) of each.
-    run:         the values of one pack: packed masks (rows, W), distinct and in the declared order,
-                 -> float (rows,) or (rows, q). Or, where packs make no sense, stream itself.
-    and may set, as attributes of the class or of the object:
-    order:       "length" (default), "prefix" or "any": the order in which packs are cut.
-    tokens:      the budget of one pack; halved, for good, where memory runs out.
-    threads:     packs at a time, each on one torch thread: on a CPU, short packs gain from it, and
-                 no value depends on the number. None: one pack at a time, on torch's threads.
-    added:       for order = "prefix": packed masks (T, W) in lexicographic order -> int64 (T,),
-                 what each costs after the one before it.
+    Subclasses define features, fingerprint, cost and run, and may set the others, as attributes of
+    the class or of the object.
+
+    Attributes:
+        features: names, one a feature.
+        fingerprint: model, revision, dtype, input, masking and scorer in one string: equal strings
+            mean equal values, so that a store of values can be shared.
+        cost: packed masks int64 (T, W) -> int64 (T,): tokens (or what stands for them) of each.
+        run: the values of one pack: packed masks (rows, W), distinct and in the declared order,
+            -> float (rows,) or (rows, q). Or, where packs make no sense, stream itself.
+        order: "length" (default), "prefix" or "any": the order in which packs are cut.
+        tokens: the budget of one pack; halved, for good, where memory runs out.
+        threads: packs at a time, each on one torch thread: on a CPU, short packs gain from it, and
+            no value depends on the number. None: one pack at a time, on torch's threads.
+        added: for order = "prefix": packed masks (T, W) in lexicographic order -> int64 (T,), what
+            each costs after the one before it.
     """
 
     order: Order = "length"

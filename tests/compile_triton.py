@@ -21,12 +21,14 @@ from spex_core.triton_kernels import (
     fwht,
     histogram,
     parity_bits,
+    peel_bins,
     uniform_masks,
 )
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 P = "*i64"  # a pointer
+Q, D = "*i32", "*fp64"
 N = "i32"
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of a launch, among the constants
 
@@ -125,6 +127,32 @@ KERNELS = [
         *("bch_decode", "_choose_kernel", ("*fp64", *["*i32"] * 4)),
         {"FLIPS": 6, "T": 5, "BLOCK_T": 8, "BLOCK": 128},
     ),
+    *(
+        (
+            *(
+                "peel_bins",
+                "_take_kernel",
+                (D, D, "*i8", Q, P, Q, D, P, Q, D, Q, Q, *[N] * 4, "fp64"),
+            ),
+            {"WORDS": w, "BLOCK_C": c, "BLOCK_P": p, "num_warps": peel_bins.take_warps(c, p)},
+        )
+        for w, c, p in ((1, 4, 64), (8, 4, 512))
+    ),
+    *(
+        (*case, more | {"WORDS": 1, "BLOCK": peel_bins.VALUES // 64, "BLOCK_P": 64})
+        for *case, more in (
+            ("peel_bins", "_ratios_kernel", (D, Q, P, Q, D, N, N, N, "fp64"), {}),
+            ("peel_bins", "_nearby_kernel", (D, D, Q, P, P, Q, P, D, *[N] * 5, "fp64"), {}),
+            ("peel_squares", "_spread_kernel", (D, P, P, P, D, D, D, N, N), {"RESIDUAL": True}),
+            ("peel_squares", "_spread_kernel", (D, P, P, P, D, D, D, N, N), {"RESIDUAL": False}),
+            ("peel_squares", "_gather_kernel", (D, Q, P, D, N, N, N), {}),
+        )
+    ),
+    (
+        *("peel_bins", "_place_kernel", (Q, Q, P, Q, P, N, N, N, N)),
+        {"T": 5, "WORDS": 1, "BLOCK_C": 4, "BLOCK": peel_bins.SETS},
+    ),
+    ("peel_squares", "_conjugate_kernel", (D, D, D, D, D, N), {"BLOCK": 1024}),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (

@@ -247,3 +247,48 @@ def test_an_answer_is_explained_and_compared(folder, text, tmp_path, capsys):
     assert "3 sentences" in out
     assert "tokens, " in err
     assert "SPEX took 8 of its masks over from ProxySPEX" in out  # the whole table
+
+
+# ---- Served models -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served():
+    pytest.importorskip("httpx", reason="needs the extra `remote`")
+    from served_model import ModelServer
+
+    with ModelServer(tiny_models.llama(), tiny_models.tokenizer(), kind="vllm") as there:
+        yield there
+
+
+def test_a_served_model_is_the_model(folder, text, served):
+    options = {"task": "label", "target": " yes", "against": " no", "prefix": "Q:", "suffix": " A:"}
+    there = {"server": served.url, "api": "vllm", "tokenizer": folder("llama")}
+    f, lines = inputs.value_function(parsed(model="tiny", text=text, **there, **options))
+    direct, same = inputs.value_function(parsed(model=folder("llama"), text=text, **options))
+    assert lines == same
+    assert np.abs(ends(f) - ends(direct)).max() <= 2e-5
+
+
+def test_a_served_model_is_explained_until_the_money_is_spent(
+    folder, text, served, tmp_path, capsys
+):
+    words = [
+        *("explain", "--server", served.url, "--model", "tiny", "--tokenizer", folder("llama")),
+        *("--task", "answer", "--target", " yes no", "--prefix", "Q:", "--text", text),
+        *("--compare", "0", "--degree", "2", "--out", str(tmp_path / "out.npz")),
+    ]
+    assert cli.main([*words, "--budget", "60"]) == 0
+    assert "log-probability of “ yes no” after the text" in capsys.readouterr().out
+    assert cli.main([*words, "--budget", "60", "--most-requests", "3"]) == 1
+    assert "most_requests = 3 would be exceeded" in capsys.readouterr().err
+    assert cli.main([*words, "--key", "NO_SUCH_KEY"]) == 2
+    assert "the key is missing: NO_SUCH_KEY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--question", "?"], ["--heads", "--task", "answer", "--target", "x"]]
+)
+def test_what_no_server_has(text, words):
+    with pytest.raises(ValueError, match="--server must come with --task label or answer"):
+        inputs.value_function(parsed(*words, model="m", server="http://h", text=text))

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The order in which the data meets the modules. `values` is a package; its files may import one
-# another, and so may the kernels of `triton_kernels`.
+# The order in which the data meets the modules. `values` and `interop` are packages; their files
+# may import one another, and so may the kernels of `triton_kernels`.
 ORDER = [
     *(
         "errors",
@@ -20,9 +20,11 @@ ORDER = [
         "codes",
         "forest",
         "traced",
+        "fakes",
         "reference",
         "reference_decode",
         "reference_boost",
+        "reference_gp",
         "reference_inference",
         "native",
         "native_cuda",
@@ -35,6 +37,12 @@ ORDER = [
         "masks",
         "planner",
         "value_function",
+        "store_manifest",
+        "store_shards",
+        "store_index",
+        "store",
+        "store_parquet",
+        "stored",
         "prefixes",
         "plan",
         "evaluate",
@@ -42,11 +50,14 @@ ORDER = [
         "peel",
         "refine",
         "shrink",
+        *("subset_problem", "subset_tables", "subset_milp", "subset_search", "subsets"),
         "transform",
     ),
-    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper", "hierarchy"),
-    *("weights", "indices", "explanation", "spex", "proxyspex", "compare", "values"),
-    *("demo", "inputs", "progress", "cli"),
+    *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
+    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
+    *("faithfulness", "weights", "indices", "shapiq_values", "regions", "picture", "plots", "page"),
+    *("explanation", "spex", "uniform", "proxyspex", "gpspex", "fit"),
+    *("compare", "values", "interop", "demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show
@@ -105,6 +116,13 @@ def test_imports_point_upwards(path: Path) -> None:
         (("native",), "from . import _cpu", set()),
         (("values", "text"), "from ..errors import check\nfrom .tokens import split", set()),
         (("values", "text"), "from .. import cli", {"cli"}),
+        (
+            ("interop", "shapiq"),
+            "import shapiq\nfrom ..spex import spex\nfrom .games import f",
+            set(),
+        ),
+        (("interop", "shapiq"), "from ..cli import main", {"cli"}),
+        (("explanation",), "def f():\n    from .interop.shapiq import SPEX", {"interop"}),
         (("triton_kernels", "fwht"), "from ..ops import fwht", {"ops"}),
     ],
 )

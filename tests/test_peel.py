@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spex_core import BackendUnavailable, ops
 from spex_core import masks as bits
+from spex_core.backend import interpreted
 from spex_core.peel import peel
 from spex_core.plan import SamplingPlan, aliased_plan
 from spex_core.refine import term_bins
@@ -214,7 +215,10 @@ def arguments(plan: SamplingPlan) -> tuple:
 def test_equals_the_reference(case: tuple, chase: int, backend: str, device: torch.device) -> None:
     if backend == "reference":
         pytest.skip("it is the reference")
-    for seed in range(3):
+    slow = backend == "triton" and interpreted()
+    if slow and chase and case is not PROBLEMS[0]:
+        pytest.skip("takes too long in Triton's interpreter")
+    for seed in range(1 if slow else 3):
         f, plan, bins = problem(case, seed)
         how = {"floor": 1e-15, "chase": chase, "degree": plan.degree}
         features, coefs = ops.peel(bins.to(device), *arguments(plan), **how, backend=backend)
@@ -225,10 +229,11 @@ def test_equals_the_reference(case: tuple, chase: int, backend: str, device: tor
 
 
 def test_is_exact_on_every_backend(backend: str, device: torch.device) -> None:
-    for seed in range(3):
+    slow = backend == "triton" and interpreted()
+    for seed in range(1 if slow else 3):
         f = plant(16, 5, 3, seed=seed)
         plan = aliased_plan(16, 4, degree=3, seed=seed)
-        for decoder in ("soft", "hard"):
+        for decoder in ("hard",) if slow else ("soft", "hard"):
             assert worst(f.terms, peeled(f, plan, decoder, backend, device)) < 1e-6
 
 

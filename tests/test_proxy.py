@@ -190,7 +190,7 @@ def test_errors_of_a_path_are_those_of_each_level() -> None:
     expected = 1 + (signs.T * share) @ signs[:, :40]
     np.testing.assert_allclose(covariance, expected, atol=1e-6)
     y = torch.from_numpy(rng.normal(size=60))
-    errors = path_errors(covariance, y[:40], y[40:])
+    errors = path_errors(covariance, y[:40], y[40:]).sum(0)
     for level, error in zip(LEVELS.tolist(), errors.tolist(), strict=True):
         mean = float(y[:40].mean())
         dual = np.linalg.solve(expected[:40] + level * np.eye(40), y[:40].numpy() - mean)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch._dynamo  # before a test patches what it looks up once
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from spex_core import ops
-from spex_core.backend import pick
+from spex_core import ops, ops_inference
+from spex_core.backend import OPS, pick
+from spex_core.codes import bch_code
 
 CPU = torch.device("cpu")
 
@@ -33,6 +36,79 @@ CALLS = {
     "parity_adjoint": lambda: (words(70, 2), words(5, 2), numbers(70, grad=True)),
     "parity_gram": lambda: (words(5, 2), 128),
 }
+CODE = bch_code(10, 2)
+OWNER = torch.tensor([3, 0, 0, 1, 2, 3])
+
+
+def forest() -> Tensor:
+    return ops.boost(words(40, 1) & 0xFF, numbers(40), 8, trees=2, min_leaf=2)
+
+
+def norm(width: int) -> tuple:
+    return "layer", numbers(width), numbers(width), 1e-5
+
+
+FURTHER = {  # the ops without gradients: their arguments, and options
+    "uniform_masks": lambda: ((3, 70), {"seed": 2**64 - 1, "stream": 2}),
+    "bch_decode": lambda: ((numbers(4, CODE.delays), CODE), {"chase": 1}),
+    "peel": lambda: (
+        (numbers(2, CODE.delays, 2), CODE, CODE.columns, torch.arange(20).int().view(2, 10) % 2),
+        {"floor": 1e-9, "chase": 0},
+    ),
+    "boost": lambda: (
+        (words(40, 1) & 0xFF, numbers(2, 40), 8),
+        {"watch": words(3, 1) & 0xFF, "trees": [2, 1], "min_leaf": 2, "rate": 0.5},
+    ),
+    "tree_fourier": lambda: (
+        (*forest()[:1], *forest()[2:6], 8),
+        {"group": torch.tensor([0, 1], dtype=torch.int32), "groups": 2},
+    ),
+    "anova_kernel": lambda: ((words(4, 1), words(3, 1), numbers(9).abs(), numbers(3)), {}),
+    "anova_kernel_grad": lambda: (
+        (words(4, 1), words(3, 1), numbers(9).abs(), numbers(3), numbers(4, 3)),
+        {},
+    ),
+    "mask_lengths": lambda: ((words(70, 1), torch.arange(9)), {"fixed": 2}),
+    "pack_tokens": lambda: ((words(5, 1), torch.arange(6), OWNER, 3), {}),
+    "pack_trie": lambda: ((words(5, 1), torch.arange(6), OWNER, 3), {"original_positions": True}),
+    "mask_embed": lambda: ((words(5, 1), numbers(6, 4), numbers(4), OWNER, 3), {}),
+    "head_scale": lambda: (
+        (numbers(4, 2, 3), words(2, 1), torch.tensor([0, 0, 1, 1])),
+        {"scale": numbers(2)},
+    ),
+    "packed_attention": lambda: (
+        (*(numbers(5, 2, 4).float() for _ in range(3)), torch.tensor([0, 2, 5])),
+        {"causal": True},
+    ),
+    "gelu": lambda: ((numbers(3, 5).float(),), {}),
+    "score_last": lambda: (
+        (numbers(4, 6), torch.tensor([2, 0]), numbers(3, 6)),
+        {"norm": norm(6), "bias": numbers(3)},
+    ),
+    "token_logprobs": lambda: (
+        (numbers(4, 6).float(), torch.tensor([2, 0]), numbers(3, 6), torch.tensor([1, 2])),
+        {},
+    ),
+}
+
+
+def public(name: str) -> Callable:
+    return getattr(ops, name, None) or getattr(ops_inference, name)
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the calls of our operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "spex_core":
+            self.calls.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 DIFFERENTIABLE = ("fwht", "parity_predict", "parity_adjoint")
 
 
@@ -67,6 +143,41 @@ def test_compiles_as_one_graph(name: str, backend: str) -> None:
     call = functools.partial(op, backend=backend)
     whole = torch.compile(lambda *args: call(*args) + 1, backend=keep, fullgraph=True)
     assert torch.equal(whole(*given), call(*given) + 1)
+    assert len(graphs) == 1
+    assert f"spex_core.{name}" in graphs[0].code
+
+
+def test_every_op_is_here() -> None:
+    assert CALLS.keys() | FURTHER.keys() == OPS.keys()
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_opcheck_further(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    args, options = FURTHER[name]()
+    with Recorder() as recorder, monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        found = public(name)(*args, **options)
+    assert type(found) is type(public(name)(*args, **options))
+    ((operator, *given),) = recorder.calls
+    assert operator.name() == f"spex_core::{name}"
+    torch.library.opcheck(operator, *given)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_compiles_as_one_graph_further(name: str) -> None:
+    """fullgraph: also where sizes depend on values."""
+    torch._dynamo.reset()
+    args, options = FURTHER[name]()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    op = public(name)
+    whole = torch.compile(lambda *args: op(*args, **options), backend=keep, fullgraph=True)
+    found, expected = whole(*args), op(*args, **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert len(graphs) == 1
     assert f"spex_core.{name}" in graphs[0].code
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from triton_problems import PROBLEMS, bch_decode
+from triton_problems import PROBLEMS, bch_decode, peel
 
 from spex_core.backend import why_not
 
@@ -31,7 +31,9 @@ class Full(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("problem", [*PROBLEMS, bch_decode], ids=lambda problem: problem.__name__)
+@pytest.mark.parametrize(
+    "problem", [*PROBLEMS, bch_decode, peel], ids=lambda problem: problem.__name__
+)
 def test_whichever_tensor_finds_no_memory(problem) -> None:
     want = problem()
     for room in (0, 1, 2):

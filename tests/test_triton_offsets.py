@@ -22,6 +22,8 @@ from spex_core.triton_kernels import (
     histogram,
     parity_bits,
     parity_gram,
+    peel_bins,
+    peel_squares,
     uniform_masks,
 )
 from triton.runtime.interpreter import _implicit_cvt, _patch_lang, interpreter_builder
@@ -202,3 +204,49 @@ def test_histogram() -> None:
         assert torch.equal(out[slot, 0, first:].long(), dense @ one)
         assert torch.equal(out[slot, 1, first:].long(), dense @ (low + 128 * high))
     assert not out[..., :first:4096].any()
+
+
+def test_peel() -> None:
+    """16 groups of 2**20 bins of 300 readings: what a bin of the last group says of a set, the set
+    taken out of it, and spread over it again."""
+    shifts, rows = 300, {"WORDS": 8, "BLOCK": 2, "BLOCK_P": 512}
+    first = (15 << 20) + 2
+    readings = torch.randn(2, shifts, dtype=torch.float64)
+    bits, delay = random_words(1, 8), torch.arange(shifts)
+    signs = 1.0 - 2.0 * (bits[0, delay // 64] >> delay % 64 & 1).double()
+    bins, none = torch.full((1, 1), first, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    ratio, residual = torch.zeros(1, dtype=torch.float64), readings.clone()
+    far = Far(residual, first * shifts)
+    assert first * shifts > 2**31
+    run_program(
+        *(peel_bins._ratios_kernel, (0,), far, bins, bits, none, ratio, 1, shifts, 1, 1e-9),
+        **rows,
+    )
+    mean = readings[0] @ signs / shifts
+    variance = (readings[0].square().sum() - shifts * mean**2) / (shifts - 1)
+    assert torch.allclose(ratio, shifts * mean**2 / variance / 2)
+
+    energy, stale = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int8)
+    bound, slot, coefs = ratio - 1, torch.zeros(1, dtype=torch.int64), torch.zeros_like(ratio)
+    known, fresh, state = (torch.zeros(2, dtype=torch.int32) for _ in range(3))
+    run_program(
+        *(peel_bins._take_kernel, (0,), far, Far(energy, first), Far(stale, first), bins, bits),
+        *(none, bound, slot, known, coefs, fresh, state, 1, shifts, 1, 5, 1e-9),
+        WORDS=8,
+        BLOCK_C=1,
+        BLOCK_P=512,
+    )
+    assert torch.allclose(coefs, mean)
+    assert torch.allclose(residual[0], readings[0] - mean * signs)
+    assert torch.equal(residual[1], readings[1])
+    assert state.tolist() == [1, 1]
+    assert stale.tolist() == [1, 0]
+
+    image, ends = torch.full((2, shifts), 7.0, dtype=torch.float64), torch.tensor([0, 1, 1])
+    run_program(
+        *(peel_squares._spread_kernel, (first // 2,), coefs, bits, slot, Far(ends, first)),
+        *(far, Far(image, first * shifts), Far(energy, first), first + 2, shifts),
+        **{"RESIDUAL": False, **rows},
+    )
+    assert torch.allclose(image[0], mean * signs)
+    assert not image[1].any()

@@ -63,5 +63,14 @@ def bch_decode() -> Tensor:
     return torch.cat([features, counts[:, None]], 1)
 
 
+def peel() -> Tensor:
+    code = bch_code(6, 1)
+    generator = torch.Generator().manual_seed(6)
+    bins = torch.randn(1, code.delays, 2, dtype=torch.float64, generator=generator)
+    hashes = torch.tensor([[0, 1, 0, 1, 1, 0]], dtype=torch.int32)
+    given = bins.to(DEVICE), code, code.columns, hashes
+    return ops.peel(*given, floor=1e-9, chase=0, backend="triton")[1]
+
+
 PROBLEMS = [uniform_masks, affine_masks, fwht, histogram]
 PROBLEMS += [parity_bits, parity_predict, parity_adjoint, parity_gram]

@@ -202,16 +202,14 @@ def bch_decode(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor, Ten
     readings, flips = readings.contiguous(), min(chase, code.parities)
     features = torch.empty(len(readings), code.t, dtype=torch.int32, device=readings.device)
     counts = torch.empty(len(readings), dtype=torch.int32, device=readings.device)
-    exp, log, table, columns = (
-        x.to(readings.device) for x in (code.exp, code.log, code.syndromes, code.columns)
-    )
-    words = triton.next_power_of_2(columns.shape[1])
-    columns = torch.nn.functional.pad(columns, (0, words - columns.shape[1]))
+    code = code.on(readings.device)
+    words = triton.next_power_of_2(code.columns.shape[1])
+    columns = torch.nn.functional.pad(code.columns, (0, words - code.columns.shape[1]))
     step = max(1, MOST_LANES >> flips + 1)
     with on_device_of(readings):
         for start in range(0, len(readings), step):
             rows = slice(start, start + step)
-            tables = exp, log, table, columns
+            tables = code.exp, code.log, code.syndromes, columns
             decode(readings[rows], code, flips, tables, features[rows], counts[rows])
     return features, counts
 
@@ -225,35 +223,11 @@ def decode(
     counts: Tensor,
 ) -> None:
     """Into features (rows, t) and counts (rows,)."""
-    exp, log, table, columns = tables
-    rows, t, words = len(readings), code.t, columns.shape[1]
-    lanes = rows << flips + 1
-    syndromes, flip = exp.new_empty(rows, 2, t), exp.new_empty(rows, flips, t)
-    locators, found = exp.new_empty(lanes, t), exp.new_empty(lanes, t)
-    degrees, sizes = exp.new_empty(2, lanes)
-    bits, scores = columns.new_empty(lanes, words), readings.new_empty(lanes)
-    block_t = triton.next_power_of_2(t)
-    _syndromes_kernel[(rows,)](
-        *(readings, table, syndromes, flip, code.parities, flips),
-        T=t,
-        BLOCK_R=triton.next_power_of_2(code.parities),
-        BLOCK_T=block_t,
-    )
-    blocks = (triton.cdiv(lanes, LANES),)
-    _locators_kernel[blocks](
-        *(exp, log, syndromes, flip, locators, degrees, lanes, code.m),
-        FLIPS=flips,
-        T=t,
-        BLOCK=LANES,
-    )
-    _roots_kernel[(lanes,)](
-        *(exp, log, columns, locators, degrees, found, sizes, bits),
-        *(code.m, code.parities, code.n),
-        T=t,
-        WORDS=words,
-        BLOCK=min(POSITIONS, triton.next_power_of_2(code.parities + code.n)),
-    )
-    _scores_kernel[blocks](
+    columns, t, rows = tables[3], code.t, len(readings)
+    locators, degrees = find_locators(readings, code, flips, tables)
+    found, sizes, bits = find_roots(locators, degrees, code, tables)
+    words, lanes, scores = columns.shape[1], len(sizes), readings.new_empty(len(sizes))
+    _scores_kernel[(triton.cdiv(lanes, LANES),)](
         *(readings, sizes, bits, scores, lanes, code.delays),
         FLIPS=flips,
         WORDS=words,
@@ -263,6 +237,50 @@ def decode(
         *(scores, sizes, found, features, counts),
         FLIPS=flips,
         T=t,
-        BLOCK_T=block_t,
+        BLOCK_T=triton.next_power_of_2(t),
         BLOCK=min(2 << flips, 1024),
     )
+
+
+def find_locators(
+    readings: Tensor, code: BchCode, flips: int, tables: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Of every lane of contiguous readings (rows, 1 + r): the locator but for its 1, int32
+    (lanes, t), and its degree (lanes,), -1 where it has not as many roots."""
+    exp, log, table, _ = tables
+    rows, t = len(readings), code.t
+    lanes = rows << flips + 1
+    syndromes, flip = exp.new_empty(rows, 2, t), exp.new_empty(rows, flips, t)
+    locators, degrees = exp.new_empty(lanes, t), exp.new_empty(lanes)
+    _syndromes_kernel[(rows,)](
+        *(readings, table, syndromes, flip, code.parities, flips),
+        T=t,
+        BLOCK_R=triton.next_power_of_2(code.parities),
+        BLOCK_T=triton.next_power_of_2(t),
+    )
+    _locators_kernel[(triton.cdiv(lanes, LANES),)](
+        *(exp, log, syndromes, flip, locators, degrees, lanes, code.m),
+        FLIPS=flips,
+        T=t,
+        BLOCK=LANES,
+    )
+    return locators, degrees
+
+
+def find_roots(
+    locators: Tensor, degrees: Tensor, code: BchCode, tables: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The set of every lane, int32 (lanes, t), -1 beyond the last; its size (lanes,), -1 where
+    there is none; and the words of its signs in the columns of `tables` (lanes, words)."""
+    exp, log, _, columns = tables
+    lanes, words = len(degrees), columns.shape[1]
+    found, sizes = exp.new_full((lanes, code.t), -1), exp.new_empty(lanes)
+    bits = columns.new_empty(lanes, words)
+    _roots_kernel[(lanes,)](
+        *(exp, log, columns, locators, degrees, found, sizes, bits),
+        *(code.m, code.parities, code.n),
+        T=code.t,
+        WORDS=words,
+        BLOCK=min(POSITIONS, triton.next_power_of_2(code.parities + code.n)),
+    )
+    return found, sizes, bits

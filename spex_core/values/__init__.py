@@ -3,13 +3,17 @@
 Nothing optional is imported before it is used.
 """
 
-from .causal_scorers import AnswerLogprob, ClassLogit, ClassMargin, LogitDifference
+from .calls import ServerError
+from .causal_scorers import AnswerLogprob, ClassLogit, ClassMargin, LabelLogprobs, LogitDifference
 from .components import Components
 from .encoders import Encoder, as_encoder, load_encoder, load_minilm
 from .heads import sentence_heads, text_heads
 from .image import ImageRegions
 from .language import CausalText, load_causal
+from .loading import load_tokenizer
 from .scorers import Logit, Margin, Similarity
+from .served import ServedText
+from .server import CostCapReached, Server
 from .table import TableColumns
 from .text import EncoderText, TextSimilarity
 from .tokens import chat_affixes
@@ -21,13 +25,18 @@ __all__ = [
     "ClassLogit",
     "ClassMargin",
     "Components",
+    "CostCapReached",
     "Encoder",
     "EncoderText",
     "FitAndScore",
     "ImageRegions",
+    "LabelLogprobs",
     "Logit",
     "LogitDifference",
     "Margin",
+    "ServedText",
+    "Server",
+    "ServerError",
     "Similarity",
     "TableColumns",
     "TextSimilarity",
@@ -38,6 +47,7 @@ __all__ = [
     "load_causal",
     "load_encoder",
     "load_minilm",
+    "load_tokenizer",
     "sentence_heads",
     "text_heads",
 ]

@@ -67,6 +67,23 @@ class LogitDifference(Scorer):
 
 
 @dataclass(frozen=True)
+class LabelLogprobs(Scorer):
+    """The log-probabilities of some tokens as what would come next: a value each.
+
+    Args: labels: each one token of the model, as for LogitDifference.
+    """
+
+    labels: Sequence[str | int]
+
+    def score(self, hidden: Tensor, rows: Tensor, head: Head, tokenizer: Any) -> Tensor:
+        ids = [token_id(label, tokenizer, len(head.weight)) for label in self.labels]
+        targets = torch.tensor(ids, device=hidden.device).repeat(len(rows))
+        last = rows[:, -1].repeat_interleave(len(ids))
+        found = ops.token_logprobs(hidden, last, head.weight, targets, bias=head.bias)
+        return found.view(len(rows), len(ids))
+
+
+@dataclass(frozen=True)
 class AnswerLogprob(Scorer):
     """The log-probability of an answer, teacher-forced: the sum (or the mean) over its tokens of
     the log-probability of each after the text and the tokens before it.
@@ -147,7 +164,7 @@ def token_id(label: str | int, tokenizer: Any, vocabulary: int) -> int:
         ids = _ids_of(label, tokenizer)
         check(
             len(ids) == 1,
-            "LogitDifference: a label must be one token, got {!r}, which is {}: give one of them "
+            "a label must be one token, got {!r}, which is {}: give one of them "
             "by its id, or score the whole of it by AnswerLogprob",
             *(label, ids),
         )

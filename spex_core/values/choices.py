@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from .. import masks as bits
 from .. import ops_inference as ops
-from .tokens import TokenLayout
+from ..errors import check
+from .masking import Masking
+from .tokens import TokenLayout, tokenize
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,51 @@ class Choices:
         kept = ops.mask_lengths(common, torch.from_numpy(lengths)).numpy()
         always = np.concatenate([owner == self.layout.n, np.ones(len(self.tail) + 1, np.bool_)])
         return kept + (always.cumsum() - always)[start[differ]]
+
+
+def text_choices(
+    where: str,
+    tokenizer: Any,
+    text: str,
+    tail: Sequence[int],
+    *,
+    masking: Masking,
+    maskings: Sequence[Masking],
+    mask_token: str | None,
+    max_tokens: int | None,
+    **layout: Any,
+) -> Choices:
+    """Those of a text before a causal language model.
+
+    Args:   maskings: allowed ones. max_tokens: of a sequence with its tail. layout: for tokenize.
+    Raises: in the name of `where`, ValueError for a masking that is none of them or has the wrong
+            mask_token, and where nothing is left when all features are absent; what tokenize does.
+    """
+    check(
+        masking in maskings and (masking == "replace" or mask_token is None),
+        "{}: masking must be one of {}, with a mask_token for 'replace' only, got {!r} and {!r}",
+        *(where, maskings, masking, mask_token),
+    )
+    most = None if max_tokens is None else max(1, max_tokens - len(tail))
+    tokens = tokenize(tokenizer, text, max_tokens=most, **layout)
+    replacement = None if masking != "replace" else _token_id(where, tokenizer, mask_token)
+    check(
+        tokens.fixed > 0 or masking == "replace",
+        "{}: a token must be left when all features are absent: prefix or suffix must not both be "
+        "empty, such as prefix={!r}",
+        *(where, tokenizer.bos_token or tokenizer.eos_token),
+    )
+    return Choices(tokens, replacement, masking == "hide", tuple(tail))
+
+
+def _token_id(where: str, tokenizer: Any, token: str | None) -> int:
+    known = tokenizer.get_vocab()
+    check(
+        token in known,
+        "{}: mask_token must be one token of the model, such as one of {}, got {!r}",
+        *(where, tokenizer.all_special_tokens, token),
+    )
+    return known[token]
 
 
 def first_feature(masks: Tensor, n: int) -> np.ndarray:

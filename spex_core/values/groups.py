@@ -1,35 +1,10 @@
-"""Labels of pixels or of rows -> features: all that share a label are one feature."""
+"""Groups of training rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..errors import check, check_int
-
-KEPT = -1  # the label of what belongs to no feature and is always there
-
-
-def owners(where: str, labels: object) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Whole-number labels -> (owner, names).
-
-    Args:    labels: integers >= 0 of any shape, -1 for what is always kept; gaps are allowed.
-    Returns: int64 of that shape: the feature of each place, n for what is always kept; and the n
-             names, the labels in ascending order.
-    Raises:  in the name of `where`, TypeError unless labels are integers; ValueError for labels
-             below -1 or none that is a feature.
-    """
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{where} must be integers, got {array.dtype}")
-    check(array.size > 0, "{} must not be empty, got shape {}", where, array.shape)
-    check(int(array.min()) >= KEPT, "{} must be >= -1, got {}", where, array.min())
-    found, owner = np.unique(array, return_inverse=True)
-    owner = owner.reshape(array.shape).astype(np.int64)
-    if found[0] == KEPT:
-        found = found[1:]
-        owner = np.where(owner == 0, len(found), owner - 1)
-    check(len(found) > 0, "{} must have a label >= 0, got -1 only", where)
-    return owner, tuple(str(label) for label in found)
+from ..errors import check_int
 
 
 def even_groups(rows: int, groups: int, *, seed: int = 0) -> np.ndarray:

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from .. import masks as bits
 from ..errors import check, check_int
+from ..regions import pixel_owners
 from ..value_function import ValueFunction
 from .answers import check_rows, device_of, evaluation_mode
 from .fingerprint import digest
-from .groups import owners
 
 SCORES = ("logit", "margin", "probability")
 
@@ -87,7 +87,7 @@ class ImageRegions(ValueFunction):
         self.target = None if target is None else check_int("ImageRegions: target", target, 0)
         self.tokens = check_int("ImageRegions: pixels", pixels, 1)
         self.threads = check_int("ImageRegions: threads", threads, 1)
-        self.owner, self.features = _regions(regions, tuple(image.shape[1:]))
+        self.owner, self.features = pixel_owners("ImageRegions", regions, tuple(image.shape[1:]))
         self.image = image.to(device_of(model))
         self.fill = _stand_in(self.image, absent, baseline, blur)
 
@@ -157,29 +157,7 @@ def _logits(output: Any, rows: int) -> Tensor:
     return logits
 
 
-# ---- Regions and what stands in for them ---------------------------------------------------------
-
-
-def _regions(regions: Any, size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A grid or a map of segments -> the feature of each pixel, int64 (H, W), and the names."""
-    if not isinstance(regions, tuple):
-        labels = regions.cpu().numpy() if isinstance(regions, Tensor) else np.asarray(regions)
-        check(
-            labels.shape == size,
-            "ImageRegions: regions must have the image's shape {}, got {}",
-            *(size, labels.shape),
-        )
-        owner, names = owners("ImageRegions: regions", labels)
-        return owner, tuple(f"segment {name}" for name in names)
-    check(len(regions) == 2, "ImageRegions: regions must be (down, across), got {}", regions)
-    axes = []
-    for name, count, length in zip(("down", "across"), regions, size, strict=True):
-        count = check_int(f"ImageRegions: {name}", count, 1, length)
-        axes.append(np.arange(length) * count // length)
-    down, across = axes
-    owner = down[:, None] * regions[1] + across[None, :]
-    names = tuple(f"patch {i},{j}" for i in range(regions[0]) for j in range(regions[1]))
-    return owner.astype(np.int64), names
+# ---- What stands in for absent regions -----------------------------------------------------------
 
 
 def _stand_in(

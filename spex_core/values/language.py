@@ -20,13 +20,13 @@ from torch import Tensor
 from ..errors import check, check_int
 from ..value_function import ValueFunction
 from .causal_scorers import Custom, Scorer
-from .choices import Choices
+from .choices import Choices, text_choices
 from .components import Score
 from .decoders import How, decoder_for, head_of
 from .fingerprint import digest, name_model
 from .loading import load_model
 from .masking import MASKINGS, Masking
-from .tokens import TokenLayout, tokenize
+from .tokens import TokenLayout
 from .units import Units
 
 LONG_TAIL = 16  # fixed tokens after the features that are too few to warn of
@@ -82,36 +82,24 @@ class CausalText(ValueFunction):
     ):
         if not (isinstance(scorer, Scorer) or callable(scorer)):
             raise TypeError(f"CausalText: scorer must be a Scorer or a function, got {scorer!r}")
-        check(
-            masking in MASKINGS and (masking == "replace" or mask_token is None),
-            "CausalText: masking must be one of {}, with a mask_token for 'replace' only, got {!r} "
-            "and {!r}",
-            *(MASKINGS, masking, mask_token),
-        )
         self._head = head_of(model)
         check(not model.training, "CausalText: model must be in evaluation mode: model.eval()")
         self.scorer = scorer if isinstance(scorer, Scorer) else Custom(scorer)
         self.tokenizer, self.masking, self._model = tokenizer, masking, model
         answer = self.scorer.answer(tokenizer)
-        most = _most_tokens(model, tokenizer)
-        layout = tokenize(
-            *(tokenizer, text),
+        self.choices = text_choices(
+            *("CausalText", tokenizer, text, answer[:-1]),
+            masking=masking,
+            maskings=MASKINGS,
+            mask_token=mask_token,
+            max_tokens=_most_tokens(model, tokenizer),
             units=units,
             prefix=prefix,
             suffix=suffix,
             special_tokens=special_tokens,
-            max_tokens=None if most is None else max(1, most - len(answer[:-1])),
             truncate=truncate,
         )
-        replacement = None if masking != "replace" else _token_id(tokenizer, mask_token)
-        self.choices = Choices(layout, replacement, masking == "hide", tuple(answer[:-1]))
-        self.features = layout.features
-        check(
-            layout.fixed > 0 or masking == "replace",
-            "CausalText: a token must be left when all features are absent: prefix or suffix must "
-            "not both be empty, such as prefix={!r}",
-            tokenizer.bos_token or tokenizer.eos_token,
-        )
+        self.features = self.choices.layout.features
         _warn_of_tail(self.choices)
         self._decoder = decoder_for(model, self._head, self.choices, how)
         self.order = "prefix" if self.how == "trie" else "length"
@@ -201,16 +189,6 @@ def _most_tokens(model: Any, tokenizer: Any) -> int | None:
     given = getattr(config, "max_position_embeddings", None), tokenizer.model_max_length
     known = [int(number) for number in given if number is not None and 0 < number < 1e9]
     return min(known, default=None)
-
-
-def _token_id(tokenizer: Any, token: str | None) -> int:
-    known = tokenizer.get_vocab()
-    check(
-        token in known,
-        "CausalText: mask_token must be one token of the model, such as one of {}, got {!r}",
-        *(tokenizer.all_special_tokens, token),
-    )
-    return known[token]
 
 
 def _warn_of_tail(choices: Choices) -> None:

@@ -39,6 +39,11 @@ def load_model(
     return tokenizer, model.to(device, dtype).eval()
 
 
+def load_tokenizer(name: str | Path, *, revision: str | None = None) -> Any:
+    """The tokenizer alone. Raises: as load_model does."""
+    return _transformers().AutoTokenizer.from_pretrained(name, revision=revision)
+
+
 def is_decoder(name: str | Path, revision: str | None = None) -> bool:
     """Whether transformers knows a model of this kind as a causal language model and not as one
     that fills in masked tokens.

@@ -18,9 +18,10 @@ from torch import Tensor
 from .. import masks as bits
 from ..errors import MissingExtra, check, check_int
 from ..planner import arrange
+from ..regions import owners
 from ..value_function import ValueFunction
 from .fingerprint import digest
-from .groups import even_groups, owners
+from .groups import even_groups
 from .workers import JobFailed, Start, Workers
 
 

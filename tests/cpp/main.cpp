@@ -1,5 +1,6 @@
 #include <cstdio>
 
+void test_anova_kernel();
 void test_boost();
 void test_cuda();
 void test_decode();
@@ -14,6 +15,7 @@ void test_trees();
 
 int main() {
   test_threads();
+  test_anova_kernel();
   test_fwht();
   test_gelu();
   test_masks();

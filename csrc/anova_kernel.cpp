@@ -1,0 +1,191 @@
+#include "anova_kernel.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "bits.h"
+#include "threads.h"
+
+namespace spex {
+namespace {
+
+// The kernels of one instruction set and order, and the columns that they take at once.
+struct Chosen {
+  void (*forward)(const double*, const uint64_t*, int64_t, double*, double*);
+  void (*backward)(const double*, const uint64_t*, int64_t, const double*, const double*, double*);
+  int wide;
+};
+
+}  // namespace
+}  // namespace spex
+
+#define SPEX_KERNELS "anova_kernel.inc"
+#include "each_isa.h"
+
+namespace spex {
+namespace {
+
+constexpr int64_t kTile = 32;  // rows at a time: their signs are made once for all columns
+constexpr int kMostWide = 16;
+constexpr uint64_t kSign = uint64_t{1} << 63;
+
+// The polynomials e_0 .. e_orders of the relevances, the largest that those of a pair can be.
+std::vector<double> norms(const AnovaKernel& kernel) {
+  std::vector<double> e(kernel.orders + 1, 0.0);
+  e[0] = 1.0;
+  for (int64_t i = 0; i < kernel.n; ++i)
+    for (int d = kernel.orders; d >= 1; --d) e[d] += kernel.relevances[i] * e[d - 1];
+  return e;
+}
+
+// Some rows against all columns, kWide columns at a time.
+class Tile {
+ public:
+  Tile(const AnovaKernel& kernel, const Chosen& run, int64_t tile, bool keep)
+      : kernel_(kernel),
+        run_(run),
+        top_(tile * kTile),
+        bottom_(std::min(kernel.rows, top_ + kTile)),
+        signs_((bottom_ - top_) * kernel.n),
+        terms_(kernel.n * run.wide),
+        kept_(keep ? kernel.n * (kernel.orders - 1) * run.wide : 0) {
+    for (int64_t row = top_; row < bottom_; ++row)
+      for (int64_t i = 0; i < kernel.n; ++i)
+        signs_[(row - top_) * kernel.n + i] = sign(kernel.masks + row * kernel.words, i);
+  }
+
+  // Calls body(row, left, count, e) for each row and each block of columns [left, left + count),
+  // e (orders, wide); where others are the masks, only up to the diagonal.
+  template <typename Body>
+  void each(const Body& body) {
+    const int64_t columns = kernel_.same ? bottom_ : kernel_.columns;
+    double e[kMaxOrder * kMostWide];
+    for (int64_t left = 0; left < columns; left += run_.wide) {
+      const int64_t here = std::min<int64_t>(run_.wide, columns - left);
+      spread(left, here);
+      for (int64_t row = top_; row < bottom_; ++row) {
+        const int64_t count = kernel_.same ? std::min(here, row + 1 - left) : here;
+        if (count <= 0) continue;
+        run_.forward(terms_.data(), signs_of(row), kernel_.n,
+                     kept_.empty() ? nullptr : kept_.data(), e);
+        body(row, left, count, e);
+      }
+    }
+  }
+
+  // by_term += the gradient of given . e of the row and the columns that each has just called for.
+  void backward(int64_t row, const double* given, double* by_term) const {
+    run_.backward(terms_.data(), signs_of(row), kernel_.n, kept_.data(), given, by_term);
+  }
+
+ private:
+  static uint64_t sign(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) << 63; }
+
+  const uint64_t* signs_of(int64_t row) const { return signs_.data() + (row - top_) * kernel_.n; }
+
+  // terms_ = the relevances with the signs of `here` columns from `left`, and zeros.
+  void spread(int64_t left, int64_t here) {
+    for (int64_t i = 0; i < kernel_.n; ++i)
+      for (int64_t c = 0; c < run_.wide; ++c) {
+        const bool there = c < here && sign(kernel_.others + (left + c) * kernel_.words, i) != 0;
+        const double relevance = c < here ? kernel_.relevances[i] : 0.0;
+        terms_[i * run_.wide + c] = there ? -relevance : relevance;
+      }
+  }
+
+  const AnovaKernel& kernel_;
+  const Chosen& run_;
+  const int64_t top_, bottom_;
+  std::vector<uint64_t> signs_;
+  std::vector<double> terms_, kept_;
+};
+
+int threads_of(const AnovaKernel& kernel, int threads) {
+  const auto steps = kernel.rows * kernel.columns * kernel.n * (kernel.orders + 1);
+  return threads_worth(steps / 16, threads);
+}
+
+}  // namespace
+
+void anova_kernel_cpu(const AnovaKernel& kernel, double* out, Isa isa, int threads) {
+  if (kernel.orders == 0) {
+    std::fill_n(out, kernel.rows * kernel.columns, kernel.variances[0]);
+    return;
+  }
+  const std::vector<double> largest = norms(kernel);
+  const Chosen run = SPEX_CHOOSE(isa, kernels_of)(kernel.orders);
+  parallel_for(ceil_div(kernel.rows, kTile), threads_of(kernel, threads), [&](int64_t tile) {
+    Tile(kernel, run, tile, false).each([&](int64_t row, int64_t left, int64_t count, double* e) {
+      for (int64_t c = 0; c < count; ++c) {
+        double sum = kernel.variances[0];
+        for (int d = 1; d <= kernel.orders; ++d)
+          if (largest[d] > 0) sum += kernel.variances[d] * (e[(d - 1) * run.wide + c] / largest[d]);
+        out[row * kernel.columns + left + c] = sum;
+        if (kernel.same) out[(left + c) * kernel.columns + row] = sum;
+      }
+    });
+  });
+}
+
+void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, double* by_relevance,
+                           double* by_variance, Isa isa, int threads) {
+  const int orders = kernel.orders;
+  const int64_t n = kernel.n, tiles = ceil_div(kernel.rows, kTile), size = n + orders + 1;
+  std::vector<double> parts(tiles *
+                            size);  // of each tile: by relevance at fixed norms, by variance
+  if (orders == 0) {
+    std::fill_n(by_relevance, n, 0.0);
+    by_variance[0] = 0.0;
+    for (int64_t i = 0; i < kernel.rows * kernel.columns; ++i) by_variance[0] += weights[i];
+    return;
+  }
+  const std::vector<double> largest = norms(kernel);
+  const Chosen run = SPEX_CHOOSE(isa, kernels_of)(orders);
+  parallel_for(tiles, threads_of(kernel, threads), [&](int64_t t) {
+    double* part = parts.data() + t * size;
+    double* variance = part + n;
+    std::vector<double> by_term(n * run.wide);
+    Tile tile(kernel, run, t, true);
+    tile.each([&](int64_t row, int64_t left, int64_t count, const double* e) {
+      double given[kMaxOrder * kMostWide] = {};
+      for (int64_t c = 0; c < count; ++c) {
+        const int64_t column = left + c;
+        double weight = weights[row * kernel.columns + column];
+        if (kernel.same && column < row) weight += weights[column * kernel.columns + row];
+        variance[0] += weight;
+        for (int d = 1; d <= orders; ++d)
+          if (largest[d] > 0) {
+            variance[d] += weight * (e[(d - 1) * run.wide + c] / largest[d]);
+            given[(d - 1) * run.wide + c] = weight * kernel.variances[d] / largest[d];
+          }
+      }
+      tile.backward(row, given, by_term.data());
+    });
+    for (int64_t i = 0; i < n * run.wide; ++i) part[i / run.wide] += by_term[i];
+  });
+  std::fill_n(by_relevance, n, 0.0);
+  std::fill_n(by_variance, orders + 1, 0.0);
+  for (int64_t t = 0; t < tiles; ++t) {
+    for (int64_t i = 0; i < n; ++i) by_relevance[i] += parts[t * size + i];
+    for (int d = 0; d <= orders; ++d) by_variance[d] += parts[t * size + n + d];
+  }
+
+  // The norms depend on the relevances too. They are the polynomials of a mask with itself.
+  const uint64_t* mask = kernel.masks;
+  const AnovaKernel self{mask,   mask, 1, 1, kernel.words, n, kernel.relevances, kernel.variances,
+                         orders, true};
+  if (kernel.rows == 0) return;
+  std::vector<double> by_term(n * run.wide);
+  Tile tile(self, run, 0, true);
+  tile.each([&](int64_t row, int64_t, int64_t, const double*) {
+    double given[kMaxOrder * kMostWide] = {};
+    for (int d = 1; d <= orders; ++d)
+      if (largest[d] > 0)
+        given[(d - 1) * run.wide] = -by_variance[d] * kernel.variances[d] / largest[d];
+    tile.backward(row, given, by_term.data());
+  });
+  for (int64_t i = 0; i < n; ++i) by_relevance[i] += by_term[i * run.wide];
+}
+
+}  // namespace spex

@@ -1,0 +1,38 @@
+// The ANOVA kernel on bits, a prior on the Walsh spectrum by order and feature, and its gradient.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace spex {
+
+constexpr int kMaxOrder = 8;
+
+// Masks (rows, words) and others (columns, words), packed; relevances (n,) >= 0; variances
+// (orders + 1,), 0 <= orders <= kMaxOrder. With u_i = +1 where two masks agree on feature i and -1
+// where they do not, and e_d the elementary symmetric polynomial of degree d,
+//
+//   K = sum over d <= orders of variances[d] e_d(relevances u) / e_d(relevances)
+//
+// without the orders whose e_d(relevances) is zero. The recurrence e_d += x_i e_{d-1} has only
+// errors of size n eps e_d(|x|), which the quotient makes n eps.
+struct AnovaKernel {
+  const uint64_t* masks;
+  const uint64_t* others;
+  int64_t rows, columns, words, n;
+  const double* relevances;
+  const double* variances;
+  int orders;
+  bool same;  // others are the masks: half of the work
+};
+
+// out (rows, columns) = K.
+void anova_kernel_cpu(const AnovaKernel& kernel, double* out, Isa isa, int threads);
+
+// The gradient of sum weights K for weights (rows, columns): by_relevance (n,) and by_variance
+// (orders + 1,). Keeps n orders 128 bytes a thread.
+void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, double* by_relevance,
+                           double* by_variance, Isa isa, int threads);
+
+}  // namespace spex

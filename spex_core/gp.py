@@ -1,0 +1,140 @@
+"""Stage 7'' of GPSPEX, values -> terms, coefficients and standard errors: one Gaussian process
+under the mixture of priors that the folds decide on, fitted to all samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .anova import Anova, kernel_of, linear
+from .gp_folds import (
+    GP_DEFAULT,
+    GpRecipe,
+    Problem,
+    Trial,
+    compare,
+    fit_tastes,
+    score,
+    spread_out,
+    trial,
+)
+from .gp_prior import Listed, mixture_of
+from .gp_process import Process, missed_share, posterior, spectrum
+from .prior import choose_support
+from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of
+
+
+@dataclass(frozen=True)
+class GpFit(ProxyFit):
+    """What ProxyFit has, r2 being that of the terms kept, and beside it
+
+    Attributes:
+        stderr: float64 (S,), posterior standard deviations of coefs.
+        r2_process: of the whole process, on the same samples as r2.
+        missed: share of the variance of the process's mean that the terms left out hold.
+        process: for predictions with error bars; None where every mask there is was evaluated.
+    """
+
+    stderr: Tensor | None = None
+    r2_process: float | None = None
+    missed: float = 0.0
+    process: Process | None = None
+
+
+def fit_gp(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    *,
+    degree: int,
+    terms: int | None,
+    trees: bool,
+    seed: int,
+    together: int = 1,
+    recipe: GpRecipe = GP_DEFAULT,
+) -> list[GpFit]:
+    """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
+
+    Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal.
+          degree: the largest order of a term. terms: to keep, at most; None as the recipe says.
+          trees: whether the spectrum of boosted trees is one of the priors.
+          together: so many neighbours are in one fold, because their masks are alike.
+    """
+    mean = [mean_of(row) for row in values]
+    unit = [float((row - m).numpy().std()) for row, m in zip(values, mean, strict=True)]
+    y = torch.stack([(row - m) / u for row, m, u in zip(values, mean, unit, strict=True)])
+    fold = folds(len(masks), recipe.folds_of(len(masks)), seed, together)
+    known: list[tuple | None] = [None] * len(y)
+    if trees:
+        top = y.abs().amax(1, keepdim=True)  # as boosting is tuned for
+        for i, spectra in enumerate(bag_spectra(masks, y / top, n, fold, degree, DEFAULT)):
+            known[i] = (spectra, *choose_support(spectra, recipe.listed))
+    fits = []
+    for i, row in enumerate(y):
+        problem = Problem(n, masks, row, fold, degree, known[i], recipe)
+        fits.append(fit_problem(problem, terms, mean[i], unit[i]))
+    return fits
+
+
+def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> GpFit:
+    """The mixture of priors or, where that predicts samples left out better, a linear fit."""
+    recipe, values = problem.recipe, problem.values
+    if terms is None:
+        terms = int(recipe.share * len(values))
+        terms = min(max(terms, recipe.least_terms), recipe.most_terms)
+    trials = [trial(problem, k) for k in problem.looked_at()]
+    shares, level, linear_level = compare(problem, trials)
+    scored = score(problem, trials, shares, level, linear_level, terms)
+    scores, surprise = dict(scored.r2), scored.surprise
+    note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
+    if scored.linear_better:
+        shares, level, surprise = {"linear": 1.0}, linear_level, 1.0
+        scores["terms"] = scores["process"] = scores["linear"]
+        note = "linear, the best on samples left out"
+    mixture = mixture_of(final_priors(problem, trials, shares), shares)
+    process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
+    hidden = recipe.hidden * level / sum(math.comb(problem.n, d) for d in range(problem.degree + 1))
+    process = dataclasses.replace(process, scale=process.scale * surprise, hidden=hidden)
+    kept, coefs, prior = spectrum(process, terms, recipe.candidates)
+    missed = missed_share(process, coefs)
+    stderr = process.stderr(kept, prior)
+    coefs = coefs * unit
+    coefs[0] += process.mean
+    return GpFit(
+        support=kept.packed(),
+        coefs=coefs,
+        r2=scores["terms"],
+        r2_linear=scores["linear"],
+        left_out=scored.samples,
+        effective=min(process.effective(), float(len(coefs))),
+        note=f"{int(problem.fold.max()) + 1} folds; prior {note}",
+        stderr=stderr,
+        r2_process=scores["process"],
+        missed=missed,
+        process=process,
+    )
+
+
+def final_priors(
+    problem: Problem, trials: list[Trial], shares: dict[str, float]
+) -> dict[str, Anova | Listed]:
+    """The priors that have a share, fitted to all samples, or to as many as the recipe allows,
+    from the mean of what the folds found."""
+    rows = spread_out(torch.arange(len(problem.values)), problem.recipe.fitted)
+    starts = {
+        name: torch.stack([one.thetas[name] for one in trials]).mean(0)
+        for name in trials[0].thetas
+        if shares.get(name)
+    }
+    thetas = {}
+    if starts:
+        y = problem.values[rows]
+        thetas = fit_tastes(
+            problem, problem.masks[rows], y - mean_of(y), starts, problem.recipe.steps[1]
+        )
+    priors = {"linear": linear(problem.n)} | problem.tree_priors(None)
+    return priors | {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}

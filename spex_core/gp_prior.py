@@ -1,0 +1,186 @@
+"""Stage 4'' of GPSPEX: a mixture of priors on the spectrum, and the terms that it holds likeliest.
+
+A prior says how large the coefficient of each term is expected to be, and so how alike the values
+of two masks are: K(m, m') = sum_k Var F[k] (-1)**<k, m xor m'>. There are two kinds, ANOVA kernels
+(anova.py) and the spectrum of boosted trees (prior.py), each with a total variance of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .anova import Anova
+from .prior import Terms
+from .ridge import one_thread, signs
+
+MOST_PAIRED = 4096  # features, the most relevant ones, of which all pairs are looked at
+WIDEST = 64  # features by which a set of likely features is widened
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """A prior on some terms: those of trees.
+
+    Attributes:
+        terms: S of them. variances: float64 (S,), with a sum of 1.
+    """
+
+    terms: Terms
+    variances: np.ndarray
+
+    def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
+        packed, scale = self.terms.packed(), torch.from_numpy(self.variances)
+        left = signs(ops.parity_bits(masks, packed), len(masks)).double()  # (S, T1)
+        same = others is masks
+        right = left if same else signs(ops.parity_bits(others, packed), len(others)).double()
+        with one_thread():
+            return (left * scale[:, None]).T @ right
+
+    def variance(self, terms: Terms) -> np.ndarray:
+        """The prior variance of each term: float64 (S,)."""
+        names = [row.tobytes() for row in self.terms.packed().numpy()]
+        known = dict(zip(names, self.variances.tolist(), strict=True))
+        return np.array([known.get(row.tobytes(), 0.0) for row in terms.packed().numpy()])
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Priors and their shares, which add up to 1, beside a constant of variance one."""
+
+    parts: tuple[Anova | Listed, ...]
+    shares: tuple[float, ...]
+
+    def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
+        """float64 (T1, T2)."""
+        out = torch.ones(len(masks), len(others), dtype=torch.float64)
+        for part, share in zip(self.parts, self.shares, strict=True):
+            out.add_(part.covariance(masks, others), alpha=share)
+        return out
+
+    def variance(self, terms: Terms) -> np.ndarray:
+        """The prior variance of each term, 1 for the constant: float64 (S,)."""
+        out = (terms.orders == 0).astype(float)
+        for part, share in zip(self.parts, self.shares, strict=True):
+            out += share * part.variance(terms)
+        return out
+
+
+def mixture_of(priors: dict[str, Anova | Listed], shares: dict[str, float]) -> Mixture:
+    """The priors that have a share."""
+    named = [name for name, share in shares.items() if share]
+    return Mixture(tuple(priors[x] for x in named), tuple(shares[x] for x in named))
+
+
+def kernels_of(mixture: Mixture) -> list[tuple[Anova, float]]:
+    """The ANOVA kernels of a mixture, with their shares."""
+    pairs = zip(mixture.parts, mixture.shares, strict=True)
+    return [(part, share) for part, share in pairs if isinstance(part, Anova)]
+
+
+def likely_terms(mixture: Mixture, masks: Tensor, dual: Tensor, n: int, most: int) -> Terms:
+    """The terms in which the largest coefficients of a process are looked for: all single features,
+    of the pairs the `most` of largest coefficient, of each higher order the `most` likeliest of
+    each prior, and those of the trees.
+
+    Pairs come from one matrix product. A set of d features is a likely set of d - 1 with one more
+    that is less relevant than all of them; only the likeliest sets of each order are widened.
+    """
+    width = max(_width(part) for part in mixture.parts)
+    parts = [np.zeros((1, 0), np.int32), np.arange(n, dtype=np.int32)[:, None]]
+    kernels = kernels_of(mixture)
+    paired = [(part, share) for part, share in kernels if _width(part) >= 2]
+    if paired and n >= 2:
+        parts.append(_best_pairs(paired, masks, dual, n, most))
+    for part, _ in kernels:
+        parts += _widened(part, most)
+    tables = [_as_wide(np.sort(x, 1), width, n) for x in parts]
+    tables.append(_as_wide(listed_terms(mixture).sets, width, n))
+    return Terms(n, np.unique(np.concatenate(tables), axis=0))
+
+
+def listed_terms(mixture: Mixture) -> Terms:
+    """The terms that any prior of trees lists."""
+    listed = [part.terms for part in mixture.parts if isinstance(part, Listed)]
+    if not listed:
+        return Terms(1, np.zeros((0, 0), np.int32))
+    return Terms(listed[0].n, np.unique(np.concatenate([terms.sets for terms in listed]), axis=0))
+
+
+def _as_wide(sets: np.ndarray, width: int, n: int) -> np.ndarray:
+    """int32 (S, d) -> (S, width), n beyond the last."""
+    return np.pad(sets, ((0, 0), (0, width - sets.shape[1])), constant_values=n)
+
+
+def _width(part: Anova | Listed) -> int:
+    return part.terms.sets.shape[1] if isinstance(part, Listed) else len(part.variances) - 1
+
+
+def _best_pairs(
+    kernels: list[tuple[Anova, float]], masks: Tensor, dual: Tensor, n: int, most: int
+) -> np.ndarray:
+    """The pairs of largest coefficient: int32 (S, 2)."""
+    relevance = sum(share * part.relevances for part, share in kernels).numpy()
+    few = np.sort(np.argsort(-relevance, kind="stable")[:MOST_PAIRED])
+    z = _feature_signs(masks, n)[few]  # (n, T)
+    with one_thread():
+        sums = (z * dual) @ z.T
+    prior = np.zeros((len(few), len(few)))
+    for part, share in kernels:
+        rho = part.relevances.numpy()[few]
+        prior += share * part.scales()[2] * np.outer(rho, rho)
+    rows, columns = np.triu_indices(len(few), 1)
+    size = np.abs(prior[rows, columns] * sums.numpy()[rows, columns])
+    top = np.argsort(-size, kind="stable")[:most]
+    return np.stack([few[rows[top]], few[columns[top]]], 1).astype(np.int32)
+
+
+def _widened(part: Anova, most: int) -> list[np.ndarray]:
+    """The likeliest sets of 3 features and more, an array for each order."""
+    relevance = part.relevances.numpy()
+    order = np.argsort(-relevance, kind="stable")[: max(WIDEST, _width(part))]
+    sorted_relevance = relevance[order]
+    ranks = np.arange(len(order))
+    sets, weight, out = ranks[:, None], sorted_relevance, []
+    for d in range(2, min(_width(part), len(order)) + 1):
+        rows, added = np.nonzero(ranks > sets[:, -1:])
+        joined = weight[rows] * sorted_relevance[added]
+        top = np.argsort(-joined, kind="stable")[:most]
+        sets, weight = np.column_stack([sets[rows[top]], added[top]]), joined[top]
+        if d >= 3 and part.variances[d] > 0:
+            out.append(order[sets].astype(np.int32))
+    return out
+
+
+def _feature_signs(masks: Tensor, n: int) -> Tensor:  # packed (T, W) -> float64 (n, T)
+    feature = torch.arange(n)
+    return 1.0 - 2.0 * (masks[:, feature // 64] >> feature % 64 & 1).T.double()
+
+
+def energy_by_order(mixture: Mixture, masks: Tensor, dual: Tensor) -> Tensor:
+    """The energy sum F[k]**2 over all sets of each order, of the coefficients
+    F[k] = Var F[k] sum_t dual[t] (-1)**<k, m_t> under the ANOVA kernels of a mixture: float64
+    (orders + 1,), exact though no term is listed.
+
+    The square of a sum of priors is a sum over pairs of them, and the product of two ANOVA priors
+    is one again, with the products of their relevances.
+    """
+    kernels = kernels_of(mixture)
+    width = max((_width(part) for part, _ in kernels), default=0)
+    out = torch.zeros(width + 1, dtype=torch.float64)
+    weights = torch.outer(dual, dual)
+    for i, (a, share) in enumerate(kernels):
+        for b, other in kernels[: i + 1]:
+            size = min(len(a.variances), len(b.variances))
+            product = a.relevances * b.relevances
+            both = Anova(product, torch.ones(size, dtype=torch.float64))
+            _, sums = ops.anova_kernel_grad(masks, masks, product, both.variances, weights)
+            scale = torch.from_numpy(a.scales()[:size] * b.scales()[:size])
+            norms = torch.from_numpy(1.0 / np.maximum(both.scales(), np.finfo(float).tiny))
+            norms[torch.from_numpy(both.scales()) == 0] = 0.0
+            out[:size] += (1 if a is b else 2) * share * other * scale * norms * sums
+    return out

@@ -1,0 +1,159 @@
+"""Stage 6'' of GPSPEX: the posterior of a set function given its values at some masks, and its
+spectrum in closed form, F[k] = Var F[k] sum_t dual[t] (-1)**<k, m_t>."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import ops
+from .gp_prior import Mixture, energy_by_order, kernels_of, likely_terms, listed_terms
+from .prior import Terms
+from .proxy import DUST, mean_of
+from .ridge import one_thread, signs
+
+BLOCK = 1024  # terms whose standard errors are found at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """The posterior of a set function given its values at some masks.
+
+    Attributes:
+        n: features. masks: packed int64 (T, W). mixture: the prior, but for its scale.
+        dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level.
+        level: the variance of the noise of one sample. mean, unit: of the values. scale: of the
+        prior and the noise, in units of unit**2.
+        hidden: variance of each coefficient that the noise may stand for, in units of that scale.
+        wide, features: the features that masks to predict have, and which of them are the n here;
+        None where they are the same.
+    """
+
+    n: int
+    masks: Tensor
+    mixture: Mixture
+    dual: Tensor
+    factor: Tensor
+    level: float
+    mean: float
+    unit: float
+    scale: float
+    hidden: float = 0.0
+    wide: int | None = None
+    features: np.ndarray | None = None
+
+    def of_all(self, n: int, features: np.ndarray, power: int) -> Process:
+        """The same for masks of n features, of which `features` are those here, and values times
+        2**power."""
+        mean, unit = np.ldexp([self.mean, self.unit], power).tolist()
+        wide = {} if len(features) == n else {"wide": n, "features": features}
+        return dataclasses.replace(self, mean=mean, unit=unit, **wide)
+
+    def predict(
+        self, masks: np.ndarray | Tensor, *, stderr: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """f at each mask, and the standard deviation of what is off, the noise included: float64
+        (T,) each.
+
+        Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
+                stderr: None instead of the deviations if False, for speed.
+        Raises: TypeError, ValueError as SparseTransform.predict.
+        """
+        rows = bits.pack_batch("predict", masks, self.wide or self.n)
+        if self.features is not None:
+            rows = bits.pack(bits.unpack(rows, self.wide)[:, self.features])
+        cross = self.mixture.covariance(rows, self.masks)
+        with one_thread():
+            mean = (cross @ self.dual).numpy() * self.unit + self.mean
+            if not stderr:
+                return mean, None
+            known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
+            variance = 2.0 - known.square().sum(0)  # the mixture and the constant have 1 each
+        variance = variance.clamp(min=0.0) + self.level
+        return mean, self.unit * np.sqrt(self.scale * variance.numpy())
+
+    def coefs(self, terms: Terms) -> tuple[Tensor, np.ndarray]:
+        """The posterior mean of F[k] over `unit`, the mean of the values left out, and the prior
+        variances: float64 (S,) each."""
+        prior = self.mixture.variance(terms)
+        sums = ops.parity_adjoint(self.masks, terms.packed(), self.dual)
+        return torch.from_numpy(prior) * sums, prior
+
+    def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
+        """The posterior standard deviation of F[k], with what is hidden: float64 (S,)."""
+        out, packed = torch.empty(len(prior), dtype=torch.float64), terms.packed()
+        for start in range(0, len(out), BLOCK):
+            rows = slice(start, start + BLOCK)
+            x = signs(ops.parity_bits(self.masks, packed[rows]), len(self.masks)).double()
+            with one_thread():
+                known = torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().sum(0)
+            v = torch.from_numpy(prior[rows])
+            out[rows] = (v * (1.0 - v * known).clamp(min=0.0) + self.hidden).sqrt()
+        return out * (self.unit * self.scale**0.5)
+
+    def effective(self) -> float:
+        """The free terms that the fit amounts to, the trace of K (K + level)**-1."""
+        some = torch.arange(min(256, len(self.dual))) * len(self.dual) // min(256, len(self.dual))
+        units = torch.zeros(len(self.dual), len(some), dtype=torch.float64)
+        units[some, torch.arange(len(some))] = 1.0
+        with one_thread():
+            half = torch.linalg.solve_triangular(self.factor, units, upper=False)
+        return len(self.dual) * (1.0 - self.level * float(half.square().sum(0).mean()))
+
+
+def posterior(
+    n: int,
+    masks: Tensor,
+    values: Tensor,
+    mixture: Mixture,
+    level: float,
+    mean: float = 0.0,
+    unit: float = 1.0,
+) -> Process:
+    """The process given values, which are (f - mean) / unit."""
+    offset = mean_of(values)
+    covariance = mixture.covariance(masks, masks)
+    with one_thread():
+        covariance.diagonal().add_(level)
+        factor = torch.linalg.cholesky(covariance)
+        dual = torch.cholesky_solve((values - offset)[:, None], factor)[:, 0]
+        scale = float((values - offset) @ dual) / len(values)
+    return Process(n, masks, mixture, dual, factor, level, mean + unit * offset, unit, scale)
+
+
+def spectrum(process: Process, terms: int, candidates: int) -> tuple[Terms, Tensor, np.ndarray]:
+    """The constant and the terms of largest coefficient, largest first: terms, coefficients over
+    `unit`, prior variances. Terms that hold next to nothing together are left out."""
+    found = likely_terms(process.mixture, process.masks, process.dual, process.n, candidates)
+    coefs, prior = process.coefs(found)
+    energy = np.where(found.orders == 0, np.inf, coefs.square().numpy())
+    top = np.argsort(-energy, kind="stable")[: terms + 1]
+    held = np.cumsum(energy[top][:0:-1])[::-1]  # by a term and all smaller ones, but the constant
+    top = top[: 1 + int((held > DUST * held[:1]).sum())]
+    return found[top], coefs[top], prior[top]
+
+
+def missed_share(process: Process, coefs: Tensor) -> float:
+    """The share of the variance of the process's mean that is not in these coefficients, the first
+    of which is the constant.
+
+    The energy under the ANOVA kernels is known without a list of terms; on the terms that trees
+    list, it is replaced by what the coefficients are under all priors.
+    """
+    mixture = process.mixture
+    total = float(energy_by_order(mixture, process.masks, process.dual)[1:].sum())
+    if len(listed := listed_terms(mixture).sets):
+        listed = Terms(process.n, listed)
+        both, prior = process.coefs(listed)
+        alone = sum(
+            (share * part.variance(listed) for part, share in kernels_of(mixture)),
+            start=np.zeros(len(prior)),
+        )
+        share = torch.from_numpy(np.divide(alone, prior, out=np.zeros_like(prior), where=prior > 0))
+        total += float((both.square() - (both * share).square()).sum())
+    return max(0.0, 1.0 - float(coefs[1:].square().sum()) / total) if total > 0 else 0.0

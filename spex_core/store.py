@@ -1,0 +1,302 @@
+"""What a run has paid for, on disk: masks and their values, in one directory.
+
+manifest.json says what the values are values of; shards hold the records (store_shards.py). A
+record is on disk before `append` returns. Several processes may append at once, each to shards of
+its own. Of several records of one mask the first counts, the oldest shard first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import store_manifest
+from .errors import FormatError, check
+from .planner import distinct
+from .store_index import Index
+from .store_manifest import Manifest
+from .store_shards import BLOCK, Layout, Shard, Writer, keys_of, shards_in
+
+SHARD_BYTES = 1 << 28  # from which on a process begins another shard
+ROW_BITS = 40  # a place is a shard's number above these bits, and a row of it in them
+
+
+class Store:
+    """Masks and their values in a directory. Made by Store.open; as a context it closes itself.
+
+    Attributes:
+        folder, manifest: as opened.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder, self.manifest = folder, manifest
+        self._shape = () if manifest.outputs is None else (manifest.outputs,)
+        self._layout = Layout(manifest.words, manifest.outputs or 1, manifest.identity)
+        self._index = Index(self._same)
+        self._shards: list[Shard] = []
+        self._numbers: dict[str, int] = {}  # a shard's name -> its place there
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._writer: Writer | None = None
+        self._lock = threading.RLock()
+        self.refresh()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], manifest: Manifest | None = None) -> Store:
+        """The store in a directory, which is made if it is not there.
+
+        Args:   manifest: what the values are of, and the plan of the run; None for whatever the
+                store there says.
+        Raises: FileNotFoundError if nothing is there and there is no manifest; FormatError for a
+                directory that is not a store, a damaged manifest, or a newer format; ValueError if
+                the manifest there differs, with each field that does; OSError.
+        Cost:   one pass over the records.
+        Memory: 16 bytes a mask, and twice that while it sorts them.
+        """
+        folder = Path(path)
+        if not (folder / store_manifest.NAME).exists():
+            _make(folder, manifest)
+        there = store_manifest.read(folder)
+        wrong = [] if manifest is None else there.differences(manifest)
+        check(
+            not wrong,
+            "Store.open: manifest must be that of the store in {}, got another: {}",
+            *(folder, "; ".join(wrong)),
+        )
+        return cls(folder, there)
+
+    def append(self, masks: Tensor | np.ndarray, values: np.ndarray | Tensor) -> None:
+        """Write values down; they are on disk when this returns.
+
+        Args:   masks: packed int64 (T, W), or bool (T, n). values: (T,), or (T, q) for a store of q
+                outputs; finite.
+        Raises: TypeError, ValueError; OSError if they cannot be written, as on a full or read-only
+                disk: then this batch is to be appended again, and all that was there stays.
+        """
+        words = self._words("append", masks)
+        numbers = self._numbers_of(values, len(words))
+        if not len(words):
+            return
+        records, keys = self._layout.records(words, numbers)
+        with self._lock:
+            number, row = self._write(records)
+            self._pending.append((keys, _places(number, row + np.arange(len(keys)))))
+
+    def lookup(self, masks: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The values of the masks that there are.
+
+        Args:    masks: packed int64 (T, W), or bool (T, n); any order, repeats allowed.
+        Returns: bool (T,): which there are; float64 (T,), or (T, q): their values, else NaN.
+        """
+        words = self._words("lookup", masks)
+        found = np.zeros(len(words), np.bool_)
+        values = np.full((len(words), self._layout.values), np.nan)
+        with self._lock:
+            self._take_in()
+            for start in range(0, len(words), BLOCK):
+                part = slice(start, start + BLOCK)
+                self._look_up(words[part], found[part], values[part])
+        return found, values.reshape(-1, *self._shape)
+
+    def missing(self, masks: Tensor | np.ndarray) -> np.ndarray:
+        """int64 (M,): a row of each distinct mask that there is no value of, ascending."""
+        found, _ = self.lookup(masks)
+        rows = np.flatnonzero(~found)
+        packed = bits.pack_batch("Store.missing", masks, self.manifest.n)[torch.from_numpy(rows)]
+        return np.sort(rows[distinct(packed)[0]])
+
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """All masks bool (U, n), each once, and values (U,) or (U, q): what `known=` takes.
+
+        Stores of the same records give the same arrays, whoever wrote them in whichever order. The
+        masks are dense: for large stores see Stored and `blocks`.
+        """
+        parts = [(bits.unpack(masks, self.manifest.n), values) for masks, values in self.blocks()]
+        parts.append((np.zeros((0, self.manifest.n), np.bool_), np.zeros((0, *self._shape))))
+        masks, values = zip(*parts, strict=True)
+        return np.concatenate(masks), np.concatenate(values)
+
+    def blocks(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """The same, some thousands at a time, masks packed int64 (rows, W)."""
+        with self._lock:
+            self._take_in()
+            places = self._index.places()
+        for start in range(0, len(places), BLOCK):
+            with self._lock:
+                records = self._read(places[start : start + BLOCK])
+            records = records[self._layout.keys(records)[1]]
+            masks = np.ascontiguousarray(records[:, : self._layout.words]).view(np.int64)
+            values = self._layout.values_of(records)
+            yield torch.from_numpy(masks), values.reshape(-1, *self._shape)
+
+    def __len__(self) -> int:
+        """Distinct masks."""
+        with self._lock:
+            self._take_in()
+            return len(self._index.places())
+
+    @property
+    def damaged(self) -> int:
+        """Records found damaged, torn or gone when the shards were read. They do not count: their
+        masks are missing unless there is another record of them."""
+        return sum(shard.damaged + shard.unfinished for shard in self._shards)
+
+    @property
+    def shards(self) -> int:
+        """Files of records."""
+        return len(self._shards)
+
+    def refresh(self) -> None:
+        """See what other processes have written since the store was opened."""
+        with self._lock:
+            ours = self._writer.stem if self._is_ours() else None
+            for name, path in shards_in(self.folder).items():
+                number = self._number(name, path) if name != ours else None
+                if number is None or self._shards[number].complete:
+                    continue
+                for rows, keys in self._shards[number].scan():
+                    self._pending.append((keys, _places(number, rows)))
+            self._take_in()
+
+    def close(self) -> None:
+        """Give the shard of this process its last name. A later append begins another."""
+        with self._lock:
+            writer, self._writer = self._writer if self._is_ours() else None, None
+            if writer is not None:
+                writer.seal()
+                self._shards[self._numbers[writer.stem]].path = writer.path
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _is_ours(self) -> bool:
+        """Whether there is a writer, and not of a process that this one was forked from."""
+        return self._writer is not None and self._writer.process == os.getpid()
+
+    def _number(self, name: str, path: Path) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self._shards)
+            self._shards.append(Shard(path, self._layout))
+        return self._numbers[name]
+
+    def _write(self, records: np.ndarray) -> tuple[int, int]:
+        """The shard's number and the first row of the records there."""
+        try:
+            if self._writer is not None and self._writer.rows * records[0].nbytes >= SHARD_BYTES:
+                self.close()
+            if not self._is_ours():
+                self._writer = Writer(self.folder, self._layout)
+            row = self._writer.append(records)
+        except BaseException as error:
+            self._writer = None
+            if not isinstance(error, OSError):
+                raise
+            raise OSError(
+                error.errno,
+                f"Store.append: cannot write to the store ({error.strerror}); the {len(records):,} "
+                "values of this batch are not safe, all earlier ones are: append them again, or "
+                "open the store again, when the disk can be written to",
+                str(self.folder),
+            ) from error
+        number = self._number(self._writer.stem, self._writer.path)
+        self._shards[number].scanned = self._writer.rows
+        return number, row
+
+    def _take_in(self) -> None:
+        """What has been appended or scanned goes into the index when it is first asked for."""
+        if self._pending:
+            keys, places = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+            self._pending = []
+            self._index.add(keys, places)
+
+    def _look_up(self, words: np.ndarray, found: np.ndarray, values: np.ndarray) -> None:
+        for asked, places in self._index.find(keys_of(words)):
+            new = ~found[asked]
+            asked, records = asked[new], self._read(places[new])
+            same = (records[:, : self._layout.words] == words[asked]).all(1)
+            same &= self._layout.keys(records)[1]
+            found[asked[same]] = True
+            values[asked[same]] = self._layout.values_of(records[same])
+
+    def _same(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Whether two places have the same mask, and neither is damaged since it was scanned."""
+        parts = [np.empty(0, np.bool_)]
+        for start in range(0, len(places), BLOCK):
+            block = slice(start, start + BLOCK)
+            one, other = self._read(places[block]), self._read(others[block])
+            same = (one[:, : self._layout.words] == other[:, : self._layout.words]).all(1)
+            parts.append(same & self._layout.keys(one)[1] & self._layout.keys(other)[1])
+        return np.concatenate(parts)
+
+    def _read(self, places: np.ndarray) -> np.ndarray:
+        """The records there: uint64 (T, width)."""
+        shard, row = places >> ROW_BITS, places & ((1 << ROW_BITS) - 1)
+        records = np.empty((len(places), self._layout.width), np.uint64)
+        for number in np.unique(shard):
+            at = np.flatnonzero(shard == number)
+            records[at] = self._shards[number].read(row[at])
+        return records
+
+    def _words(self, where: str, masks: Tensor | np.ndarray) -> np.ndarray:
+        packed = bits.pack_batch(f"Store.{where}", masks, self.manifest.n).cpu().numpy()
+        words = np.ascontiguousarray(packed).view(np.uint64)
+        if spare := -self.manifest.n % 64:
+            check(
+                not (words[:, -1] >> np.uint64(64 - spare)).any(),
+                "Store.{}: masks must have no bit beyond feature {}, got one",
+                *(where, self.manifest.n - 1),
+            )
+        return words
+
+    def _numbers_of(self, values: Tensor | np.ndarray, count: int) -> np.ndarray:
+        """float64 (count, q)."""
+        if isinstance(values, Tensor):
+            values = values.detach().double().cpu().numpy()
+        values = np.asarray(values)
+        if values.dtype.kind not in "biuf":
+            raise TypeError(f"Store.append: values must be real numbers, got {values.dtype}")
+        check(
+            values.shape == (count, *self._shape),
+            "Store.append: values must have shape {}, got {} (the manifest says outputs = {})",
+            *((count, *self._shape), values.shape, self.manifest.outputs),
+        )
+        numbers = np.ascontiguousarray(values, np.float64).reshape(count, self._layout.values)
+        if not np.isfinite(numbers).all():
+            bad = np.flatnonzero(~np.isfinite(numbers).all(1))
+            raise ValueError(
+                f"Store.append: values must be finite, got {values[bad[0]]} for mask {bad[0]} "
+                f"({len(bad)} of {count} are not finite)"
+            )
+        return numbers
+
+
+def _places(number: int, rows: np.ndarray) -> np.ndarray:
+    return (number << ROW_BITS) + rows
+
+
+def _make(folder: Path, manifest: Manifest | None) -> None:
+    """A new store, unless another process has made one meanwhile."""
+    if folder.exists():
+        if not folder.is_dir():
+            raise FormatError(f"Store.open: {folder} is not a directory")
+        names = sorted(path.name for path in folder.iterdir())
+        foreign = [name for name in names if not name.startswith(f".{store_manifest.NAME}")]
+        if store_manifest.NAME not in names and foreign:
+            raise FormatError(
+                f"Store.open: {folder} is not a store: it has no {store_manifest.NAME} but "
+                f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}"
+            )
+    if manifest is None:
+        raise FileNotFoundError(f"Store.open: no store in {folder}; a manifest would make one")
+    folder.mkdir(parents=True, exist_ok=True)
+    store_manifest.create(folder, manifest)
+    store_manifest.sync_folder(folder.resolve().parent)

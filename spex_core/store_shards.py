@@ -1,0 +1,220 @@
+"""Records on disk: a shard is a file of them, appended to by one process, read through a map.
+
+A record is W + q + 1 little-endian words of 64 bits: the mask, q values as float64, and a check of
+all before it. A shard has nothing else, so damage costs the records that it hits and no others. It
+is `<name>.part` while its process appends to it, and `<name>.<records>.shard` once it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .store_manifest import sync_folder
+
+BLOCK = 1 << 13  # records read at a time
+SMALL = 1 << 18  # bytes of a shard that is read, not mapped: a map takes a file handle
+PAGES = 1 << 10  # records looked up between two times that mapped pages are given back
+
+SHARD = re.compile(r"[0-9a-f]{16}-\d+-[0-9a-f]{8}\.(part|\d+\.shard)")
+
+sync = getattr(os, "fdatasync", os.fsync)  # which also makes the new length durable
+
+
+def _mix(state: np.ndarray, word: np.ndarray) -> np.ndarray:
+    """One word into a hash, uint64 (T,) both. For either argument fixed it is one to one in the
+    other, so that a change of one word never goes unseen; of several, with odds of 2**-64."""
+    state = state ^ word
+    state *= np.uint64(0x9E3779B97F4A7C15)
+    state ^= state >> np.uint64(32)
+    state *= np.uint64(0xD6E8FEB86659FD93)
+    state ^= state >> np.uint64(29)
+    return state
+
+
+def keys_of(masks: np.ndarray) -> np.ndarray:
+    """A name for each packed mask, uint64 (T, W) -> (T,). Two masks may share it: compare them."""
+    state = np.full(len(masks), 0x243F6A8885A308D3, np.uint64)
+    for word in masks.T:
+        state = _mix(state, word)
+    return state
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of the records of one store: W words, q values, and what seeds the check."""
+
+    words: int
+    values: int
+    identity: int
+
+    @property
+    def width(self) -> int:
+        return self.words + self.values + 1
+
+    def records(self, masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint64 (T, W), float64 (T, q) -> records (T, width), keys (T,)."""
+        records = np.empty((len(masks), self.width), np.dtype("<u8"))
+        records[:, : self.words] = masks
+        records[:, self.words : -1] = values.view(np.uint64)
+        keys = keys_of(masks)
+        records[:, -1] = self._checks(keys, records)
+        return records, keys
+
+    def keys(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """records (T, width) -> keys (T,), bool (T,): which are whole."""
+        keys = keys_of(records[:, : self.words])
+        return keys, self._checks(keys, records) == records[:, -1]
+
+    def values_of(self, records: np.ndarray) -> np.ndarray:
+        """float64 (T, q)."""
+        return np.ascontiguousarray(records[:, self.words : -1]).view(np.float64)
+
+    def _checks(self, keys: np.ndarray, records: np.ndarray) -> np.ndarray:
+        state = keys ^ np.uint64(self.identity)
+        for word in records[:, self.words : -1].T:
+            state = _mix(state, word)
+        return state
+
+
+class Writer:
+    """A new shard in the folder. After an error it is done with: the next append needs another."""
+
+    def __init__(self, folder: Path, layout: Layout):
+        self.process, self.rows, self.layout = os.getpid(), 0, layout
+        self.stem = f"{time.time_ns():016x}-{self.process}-{secrets.token_hex(4)}"
+        self.path = folder / f"{self.stem}.part"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self.file = os.open(self.path, flags, 0o666)
+        try:
+            sync_folder(folder)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def append(self, records: np.ndarray) -> int:
+        """Records are on disk when this returns the row of the first; else that is uncertain."""
+        first, left = self.rows, memoryview(records).cast("B")
+        try:
+            while left:
+                left = left[os.write(self.file, left) :]
+            sync(self.file)
+        except BaseException:
+            self.abandon()
+            raise
+        self.rows += len(records)
+        return first
+
+    def abandon(self) -> None:
+        """Cut off a record in part, and leave no name for nothing. The disk may refuse even that.
+
+        Whole records stay, whoever counts them: another process may have mapped them.
+        """
+        with contextlib.suppress(OSError):
+            size = os.fstat(self.file).st_size
+            os.ftruncate(self.file, size - size % (8 * self.layout.width))
+        os.close(self.file)
+        if not self.rows:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def seal(self) -> None:
+        """The shard gets its last name, which says how many records it has."""
+        os.close(self.file)
+        whole = self.path.with_name(f"{self.stem}.{self.rows}.shard")
+        os.rename(self.path, whole)
+        self.path = whole
+        sync_folder(whole.parent)
+
+
+class Shard:
+    """A shard as it is read.
+
+    Attributes:
+        scanned: records looked at. damaged: those of them that do not count. unfinished: records
+        after them that are there in part, or not at all. complete: no more will come.
+    """
+
+    def __init__(self, path: Path, layout: Layout):
+        self.path, self.layout = path, layout
+        self.records = np.empty((0, layout.width), np.uint64)
+        self.scanned = self.damaged = self.unfinished = 0
+        self.complete, self.torn = False, False
+        self.pages: mmap.mmap | None = None
+
+    def map(self) -> None:
+        """See what the file holds by now."""
+        row = 8 * self.layout.width
+        with self._open() as file:
+            size = os.fstat(file.fileno()).st_size
+            self.torn = size % row > 0
+            whole = size - size % row
+            if whole > SMALL:
+                self.pages = mmap.mmap(file.fileno(), whole, access=mmap.ACCESS_READ)
+            words = np.frombuffer(self.pages or file.read(whole), np.dtype("<u8"))
+            self.records = words.reshape(-1, self.layout.width)
+
+    def _open(self) -> BinaryIO:
+        while True:
+            try:
+                return open(self.path, "rb")
+            except FileNotFoundError:  # its writer has given it its last name, or it is gone
+                name = self.path.name.split(".")[0]
+                paths = list(self.path.parent.glob(f"{name}.*"))
+                if not paths:
+                    raise
+                self.path = paths[0]
+
+    def scan(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows, keys) of the whole records that are new since the last scan. Damaged ones at the
+        end of a shard in the making may be whole the next time, so they are looked at again."""
+        self.map()
+        first = last = self.scanned  # last: the end of the last whole record
+        count = 0
+        for start in range(first, len(self.records), BLOCK):
+            keys, whole = self.layout.keys(self.records[start : start + BLOCK])
+            rows = np.flatnonzero(whole)
+            self.drop_pages()
+            if len(rows):
+                count += len(rows)
+                last = start + int(rows[-1]) + 1
+                yield start + rows, keys[rows]
+        self.scanned = last
+        self.damaged += last - first - count
+        name = self.path.name.split(".")
+        self.complete = name[-1] == "shard"
+        promised = int(name[1]) if self.complete else 0
+        self.unfinished = max(len(self.records) + self.torn, promised) - last
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Records at int64 (T,), in that order: (T, width), a copy."""
+        if len(rows) and rows.max() >= len(self.records):
+            self.map()
+        out = np.empty((len(rows), self.layout.width), np.uint64)
+        order = np.argsort(rows)
+        for start in range(0, len(rows), PAGES):
+            at = order[start : start + PAGES]
+            out[at] = self.records[rows[at]]
+            self.drop_pages()
+        return out
+
+    def drop_pages(self) -> None:
+        """What has been read does not stay resident; the kernel's cache keeps it."""
+        if self.pages is not None and hasattr(self.pages, "madvise"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
+
+
+def shards_in(folder: Path) -> dict[str, Path]:
+    """Name -> path of each shard, the oldest first."""
+    paths = [path for path in folder.iterdir() if SHARD.fullmatch(path.name)]
+    return {path.name.split(".")[0]: path for path in sorted(paths, key=lambda path: path.name)}

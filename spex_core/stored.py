@@ -1,0 +1,63 @@
+"""A value function whose values outlive the process: those in a store are read, others are written
+to it before anybody sees them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import check
+from .store import Store
+from .value_function import ValueFunction
+
+BLOCK = 1 << 13  # stored values handed on at a time
+
+
+class Stored(ValueFunction):
+    """f, with a store of its values in front of it. A run on it that is killed and made again asks
+    f for what is missing: at most the pack that it was at is evaluated twice.
+
+    Args:    f: a value function. store: of the same fingerprint and features.
+    Raises:  ValueError if they differ, with both.
+    Attributes:
+        asked, cached, evaluated: distinct masks so far: all, those read, those that f was asked
+        for and that are now in the store.
+    Example: spex.proxyspex(Stored(f, Store.open("run", Manifest.of(f))), budget=300)
+    """
+
+    def __init__(self, f: ValueFunction, store: Store):
+        for name, there, ours in (
+            ("fingerprint", store.manifest.fingerprint, f.fingerprint),
+            ("features", store.manifest.features, tuple(f.features)),
+        ):
+            check(there == ours, "Stored: {} must be the store's, {}, got {}", name, there, ours)
+        self.f, self.store = f, store
+        self.features, self.order, self.unit = f.features, f.order, f.unit
+        self.asked = self.cached = self.evaluated = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return self.f.fingerprint
+
+    def cost(self, masks: Tensor) -> np.ndarray:
+        return self.f.cost(masks)
+
+    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self.store.refresh()  # what other processes have paid for meanwhile
+        found, values = self.store.lookup(masks)
+        self.asked += len(masks)
+        self.cached += int(found.sum())
+        there, missing = np.flatnonzero(found), np.flatnonzero(~found)
+        for start in range(0, len(there), BLOCK):
+            rows = there[start : start + BLOCK]
+            yield rows, values[rows]
+        wanted = masks[torch.from_numpy(missing)]
+        with contextlib.closing(self.f.stream(wanted)) as packs:
+            for at, fresh in packs:
+                self.store.append(wanted[torch.from_numpy(at)], fresh)
+                self.evaluated += len(at)
+                yield missing[at], fresh

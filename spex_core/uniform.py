@@ -1,0 +1,213 @@
+"""What ProxySPEX and GPSPEX share: masks at random and their values -> explanations, one for each
+output, by a fit that each brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import ops
+from .backend import pick
+from .errors import check, check_int
+from .evaluate import Progress, SetFunction, check_samples, evaluate
+from .explanation import Explanation, Report
+from .gp import GpFit
+from .hierarchy import hierarchy_rates
+from .memory import freed_memory_kept
+from .peel import beyond_rounding
+from .plan import plan_uniform
+from .proxy import ProxyFit
+from .samples import Samples, distinct, varying
+from .spex import Clock, feature_names, with_constant
+from .transform import SparseTransform
+
+LEAST = 8  # samples
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A fit to masks at random, and how reports name it.
+
+    Attributes:
+        where: the public function, for errors. name, preset: as reports have them.
+        kernel: the op whose backend is reported. degree: the largest order of a term.
+        fit: (masks packed int64 (T, W), values float64 (q, T), n) -> one fit an output.
+    """
+
+    where: str
+    name: str
+    preset: str
+    kernel: str
+    degree: int
+    seed: int
+    fit: Callable[[Tensor, Tensor, int], Sequence[ProxyFit]]
+
+
+def explain_function(
+    algorithm: Algorithm,
+    f: SetFunction,
+    names: tuple[str, ...],
+    *,
+    budget: int,
+    prefix_sharing: bool,
+    batch_size: int,
+    progress: Progress | None,
+    known: tuple[np.ndarray, np.ndarray] | None,
+) -> Explanation | list[Explanation]:
+    """Ask f at `budget` uniform masks, and fit."""
+    clock = Clock()
+    with clock("plan"):
+        plan = plan_uniform(len(names), budget, seed=algorithm.seed, prefix_sharing=prefix_sharing)
+    with clock("evaluate"):
+        values, used = evaluate(
+            f, plan, batch_size=batch_size, progress=progress, known=known, many=True
+        )
+    masks = plan.masks(0, plan.total)
+    return _explain(algorithm, masks, values, names, clock, budget=budget, used=used, uniform=True)
+
+
+def explain_samples(
+    algorithm: Algorithm, masks: object, values: object, features: Sequence[str] | None
+) -> Explanation | list[Explanation]:
+    """Fit masks and values that are there already."""
+    dense, numbers = check_samples(algorithm.where, masks, values, many=True)
+    names = feature_names(algorithm.where, dense.shape[1], features)
+    clock = Clock()
+    with clock("plan"):
+        packed = bits.pack(dense)
+    values = torch.from_numpy(numbers)
+    return _explain(
+        algorithm, packed, values, names, clock, budget=len(packed), used=0, uniform=False
+    )
+
+
+def check_run(
+    where: str, f: object, n: int | None, features: Sequence[str] | None, budget: int, batch: int
+) -> tuple[tuple[str, ...], int, int]:
+    """Names of the features, budget and batch size."""
+    if not callable(f):
+        raise TypeError(f"{where}: f must be callable, got {type(f).__name__}")
+    names = feature_names(where, n, features, f)
+    budget = check_int(f"{where}: budget", budget, least_masks(len(names)))
+    return names, budget, check_int(f"{where}: batch_size", batch, 1)
+
+
+def _explain(
+    algorithm: Algorithm,
+    masks: Tensor,
+    values: Tensor,
+    names: tuple[str, ...],
+    clock: Clock,
+    *,
+    budget: int,
+    used: int,
+    uniform: bool,
+) -> Explanation | list[Explanation]:
+    """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output.
+    uniform: whether the masks are known to be."""
+    n = len(names)
+    with clock("plan"):
+        samples = distinct(masks, values, n)
+        least = least_masks(n)
+        check(
+            len(samples.masks) >= least,
+            "{}: masks must be at least {} different ones, got {}",
+            *(algorithm.where, least, len(samples.masks)),
+        )
+        samples = varying(samples, uniform=uniform)
+    with clock("fit"), freed_memory_kept():
+        fits = _fit_outputs(algorithm, samples)
+    out = []
+    for found, power in zip(fits, samples.powers.tolist(), strict=True):
+        transform = _transform(samples, found, power)
+        report = Report(
+            algorithm=algorithm.name,
+            preset=algorithm.preset,
+            backend=pick(algorithm.kernel, "auto", torch.device("cpu")),
+            device="cpu",
+            seed=algorithm.seed,
+            n=n,
+            degree=len(samples.features) if samples.whole else algorithm.degree,
+            budget=budget,
+            used=used,
+            unique=len(samples.masks),
+            left_out=found.left_out,
+            r2=found.r2,
+            r2_linear=found.r2_linear,
+            terms=len(transform),
+            effective_terms=found.effective,
+            energy_by_order=transform.energy_by_order(),
+            hierarchy=hierarchy_rates(transform),
+            plan=f"{len(samples.masks):,} masks; {found.note}",
+            seconds=dict(clock.seconds),
+            warnings=samples.warnings + _about_fit(found),
+            r2_process=found.r2_process if isinstance(found, GpFit) else None,
+            missed=found.missed if isinstance(found, GpFit) else None,
+        )
+        process = None
+        if isinstance(found, GpFit) and found.process is not None:
+            process = found.process.of_all(n, samples.features, power)
+        out.append(Explanation(transform, names, report, process))
+    return out if values.ndim == 2 else out[0]
+
+
+def _transform(samples: Samples, found: ProxyFit, power: int) -> SparseTransform:
+    """Of the user's features, in the unit of the user's values."""
+    coefs = torch.from_numpy(np.ldexp(found.coefs.numpy(), power))
+    stderr = found.stderr if isinstance(found, GpFit) else None
+    if stderr is not None:
+        stderr = torch.from_numpy(np.ldexp(stderr.numpy(), power))
+    return SparseTransform(samples.n, samples.widened(found.support), coefs, stderr)
+
+
+def least_masks(n: int) -> int:
+    """The fewest masks to fit, all of them where there are no more."""
+    return min(LEAST, 1 << min(n, 3))
+
+
+def _about_fit(found: ProxyFit) -> list[str]:
+    """What the user should know of a result; only the paper's recipe takes no linear fit itself."""
+    if found.r2_linear <= found.r2 or isinstance(found, GpFit):
+        return []
+    return [
+        f"a linear fit on the same samples does better (R2 {found.r2_linear:.3f} against "
+        f"{found.r2:.3f}): ask for preset='default', or for more evaluations"
+    ]
+
+
+def _fit_outputs(algorithm: Algorithm, samples: Samples) -> list[ProxyFit]:
+    """One fit an output; values that are all equal need none."""
+    masks, values, n = samples.masks, samples.values, len(samples.features)
+    if samples.whole:
+        return [_whole_table(masks, y, n) for y in values]
+    out = [_constant(masks, float(y[0])) for y in values]
+    if len(varies := (values != values[:, :1]).any(1).nonzero()[:, 0]):
+        fits = algorithm.fit(masks, values[varies], n)
+        for i, found in zip(varies.tolist(), fits, strict=True):
+            out[i] = found
+    return out
+
+
+def _constant(masks: Tensor, value: float) -> ProxyFit:
+    """Any mask left out, the others predict it."""
+    support = torch.zeros(1, masks.shape[1], dtype=torch.int64)
+    coefs = torch.tensor([value], dtype=torch.float64)
+    return ProxyFit(support, coefs, 1.0, 1.0, len(masks), 1.0, "all values are equal")
+
+
+def _whole_table(masks: Tensor, y: Tensor, n: int) -> ProxyFit:
+    """All 2**n masks: the exact spectrum but for rounding, and what its linear part explains."""
+    table = torch.empty_like(y)
+    table[masks[:, 0]] = y
+    single = bool((table == table.float()).all())  # f answered in float32
+    spectrum = ops.fwht(table) / len(table)
+    support, coefs = beyond_rounding(spectrum, torch.float32 if single else torch.float64)
+    support, coefs = with_constant(support, coefs, n)
+    energy = SparseTransform(n, support, coefs).energy_by_order()
+    linear = energy.get(1, 0.0) if energy else 1.0
+    return ProxyFit(support, coefs, 1.0, linear, 0, float(len(coefs)), "the whole table")

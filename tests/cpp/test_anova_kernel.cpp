@@ -1,0 +1,103 @@
+#include <cmath>
+
+#include "anova_kernel.h"
+#include "bits.h"
+#include "check.h"
+
+using namespace spex_test;
+
+namespace {
+
+struct Shape {
+  int64_t rows, columns, n;
+  int orders;
+};
+
+// x_i = relevances[i], negative where the masks differ on feature i.
+std::vector<double> terms(const spex::AnovaKernel& k, int64_t row, int64_t column) {
+  std::vector<double> x(k.relevances, k.relevances + k.n);
+  for (int64_t i = 0; i < k.n; ++i)
+    if ((k.masks[row * k.words + i / 64] ^ k.others[column * k.words + i / 64]) >> (i % 64) & 1)
+      x[i] = -x[i];
+  return x;
+}
+
+std::vector<double> polynomials(const std::vector<double>& x, int orders) {
+  std::vector<double> e(orders + 1);
+  e[0] = 1;
+  for (double value : x)
+    for (int d = orders; d >= 1; --d) e[d] += value * e[d - 1];
+  return e;
+}
+
+void check_shape(Shape shape, bool same) {
+  const auto [rows, columns, n, orders] = shape;
+  const int64_t words = spex::ceil_div(n, 64);
+  const auto masks = random_words(rows * words, 1), others = random_words(columns * words, 2);
+  auto relevances = random_integers<double>(n, 3);
+  for (double& x : relevances) x = std::abs(x) / 9;
+  const auto variances = random_integers<double>(orders + 1, 4);
+  const auto weights = random_integers<double>(rows * columns, 5);
+  const spex::AnovaKernel kernel{masks.data(),
+                                 same ? masks.data() : others.data(),
+                                 rows,
+                                 columns,
+                                 words,
+                                 n,
+                                 relevances.data(),
+                                 variances.data(),
+                                 orders,
+                                 same};
+
+  const auto largest = polynomials(relevances, orders);
+  std::vector<double> want(rows * columns), by_variance(orders + 1);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; ++column) {
+      const auto e = polynomials(terms(kernel, row, column), orders);
+      for (int d = 0; d <= orders; ++d)
+        if (largest[d] > 0) {
+          want[row * columns + column] += variances[d] * e[d] / largest[d];
+          by_variance[d] += weights[row * columns + column] * e[d] / largest[d];
+        }
+    }
+
+  std::vector<double> first;
+  for_each_way([&](spex::Isa isa, int threads) {
+    auto out = garbage<double>(rows * columns);
+    spex::anova_kernel_cpu(kernel, out.data(), isa, threads);
+    auto relevance = garbage<double>(n), variance = garbage<double>(orders + 1);
+    spex::anova_kernel_grad_cpu(kernel, weights.data(), relevance.data(), variance.data(), isa,
+                                threads);
+    const auto close = [&](const std::vector<double>& got, const std::vector<double>& right,
+                           double bound, const char* what) {
+      for (size_t i = 0; i < right.size(); ++i)
+        CHECK(std::abs(got[i] - right[i]) <= bound,
+              "%s rows=%ld columns=%ld n=%ld orders=%d isa=%d threads=%d", what, long(rows),
+              long(columns), long(n), orders, int(isa), threads);
+    };
+    close(out, want, 1e-12 * (n + 1), "anova_kernel");
+    close(variance, by_variance, 1e-11 * (n + 1) * (rows * columns + 1), "by variance");
+    // The kernel does not change when all relevances grow alike.
+    double scaled = 0, size = 1;
+    for (int64_t i = 0; i < n; ++i) {
+      scaled += relevance[i] * relevances[i];
+      size += std::abs(relevance[i] * relevances[i]);
+    }
+    CHECK(std::abs(scaled) <= 1e-11 * size * (n + 1), "gradient n=%ld orders=%d", long(n), orders);
+    if (first.empty()) first = relevance;
+    close(relevance, first, 1e-10 * (rows * columns + 1) * (n + 1), "by relevance");
+  });
+}
+
+}  // namespace
+
+void test_anova_kernel() {
+  for (int orders : {0, 1, 2, 4, 8})
+    for (int64_t n : {1, 3, 64, 65}) {
+      check_shape({33, 17, n, orders}, false);
+      check_shape({35, 35, n, orders}, true);
+    }
+  check_shape({0, 5, 4, 3}, false);
+  check_shape({5, 0, 4, 3}, false);
+  check_shape({2, 65, 130, 3}, false);
+}

@@ -1,0 +1,120 @@
+"""Runs that are killed, and many writers at once, in processes forked from this one, which has
+imported everything once. Prints one line of JSON; test_stored.py starts it.
+
+    python tests/store_processes.py killed|writers FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from stores import Toy, manifest, some_masks, some_values
+
+from spex_core import proxyspex
+from spex_core.store import Store
+from spex_core.store_manifest import Manifest
+from spex_core.stored import Stored
+
+BUDGET, N = 240, 12
+
+
+class Counted(Toy):
+    """A toy that takes its time, and counts where a killed process leaves the count."""
+
+    def __init__(self, count: mmap.mmap):
+        super().__init__(N)
+        self.count = count
+
+    def run(self, masks):
+        before = int.from_bytes(self.count[:8], "little")
+        self.count[:8] = (before + len(masks)).to_bytes(8, "little")
+        time.sleep(0.0005)
+        return super().run(masks)
+
+
+def explain(folder: Path, count: mmap.mmap):
+    f = Counted(count)
+    asked = Manifest.of(f, algorithm="proxyspex", seed=0, budget=BUDGET)
+    return proxyspex(Stored(f, Store.open(folder, asked)), budget=BUDGET, seed=0)
+
+
+def killed(folder: Path, times: int = 50) -> list[dict]:
+    """kill -9 at random moments of a run, resume it here, compare it with one that was left
+    alone."""
+    count = mmap.mmap(-1, 8)
+    whole = explain(folder / "whole", count)
+    known = Store.open(folder / "whole").known()
+    rng, rows = np.random.default_rng(0), []
+    for i in range(times):
+        count[:8] = bytes(8)
+        child = os.fork()
+        if not child:
+            explain(folder / str(i), count)
+            signal.pause()
+        target = int(rng.integers(1, BUDGET))
+        while int.from_bytes(count[:8], "little") < target:
+            time.sleep(0.0001)
+        time.sleep(rng.uniform(0, 0.002))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        begun = int.from_bytes(count[:8], "little")
+        kept = len(Store.open(folder / str(i)))
+        again = explain(folder / str(i), count)
+        pairs = zip(Store.open(folder / str(i)).known(), known, strict=True)
+        rows.append(
+            {
+                "begun": begun,
+                "kept": kept,
+                "evaluated": int.from_bytes(count[:8], "little"),
+                "same values": all(np.array_equal(one, other) for one, other in pairs),
+                "same result": torch.equal(again.transform.support, whole.transform.support)
+                and torch.equal(again.transform.coefs, whole.transform.coefs)
+                and again.report.r2 == whole.report.r2,
+            }
+        )
+    return rows
+
+
+def writers(folder: Path, count: int = 4) -> dict:
+    """Processes that make one store at once, forked after it was written to, each with a part of
+    the masks, and some in common."""
+    masks, values = some_masks(70, 1000), some_values(1000)
+    first = Store.open(folder / "run", manifest())
+    first.append(masks[:100], values[:100])
+    children = []
+    for i in range(count):
+        children.append(os.fork())
+        if not children[-1]:
+            store = first if i % 2 else Store.open(folder / "run", manifest())
+            for start in range(0, 1000, 50):
+                if start // 50 % count == i or start % 200 == 0:
+                    store.append(masks[start : start + 50], values[start : start + 50])
+            store.close()
+            os._exit(0)
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    first.append(masks[:3], values[:3])
+    first.refresh()
+    first.close()
+    again = Store.open(folder / "run")
+    found, read = first.lookup(masks)
+    return {
+        "ended": ended,
+        "found": bool(found.all()),
+        "same": bool((read == values).all()),
+        "counts": [len(first), len(again)],
+        "damaged": again.damaged,
+        "shards": again.shards,
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps({"killed": killed, "writers": writers}[sys.argv[1]](Path(sys.argv[2]))))

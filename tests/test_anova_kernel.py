@@ -1,0 +1,256 @@
+"""anova_kernel: the covariance under a prior on the spectrum, and its gradient."""
+
+import functools
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from spex_core import masks, ops, reference_gp
+from spex_core.errors import BackendUnavailable
+
+pytestmark = pytest.mark.op("anova_kernel")
+
+EPS = np.finfo(np.float64).eps
+# (T1, T2, n, orders): either side of a vector pair, of a tile of 32 rows, of a word
+SIZES = [
+    (1, 1, 1, 1),
+    (3, 4, 5, 2),
+    (33, 15, 3, 5),
+    (31, 65, 63, 4),
+    (5, 17, 65, 8),
+    (40, 16, 130, 3),
+    (7, 9, 64, 0),
+]
+
+
+def problem(rows, columns, n, orders, seed=0):
+    """Packed masks and others, relevances over five decades with a zero, variances."""
+    rng = np.random.default_rng(seed)
+    a, b = (masks.pack(rng.random((count, n)) < 0.5) for count in (rows, columns))
+    relevances = torch.from_numpy(10 ** rng.uniform(-5, 0, n))
+    if n > 1:
+        relevances[rng.integers(n)] = 0.0
+    return a, b, relevances, torch.from_numpy(rng.exponential(size=orders + 1))
+
+
+def exact_polynomials(x, orders):
+    """e_0 .. e_orders of integers of any size, with no rounding."""
+    e = [1] + [0] * orders
+    for value in x:
+        for d in range(orders, 0, -1):
+            e[d] += value * e[d - 1]
+    return e
+
+
+@pytest.mark.parametrize("kind", ["equal", "one dominates", "decades"])
+def test_against_exact_rationals(backend, kind):
+    """n = 1,000 at order 8, where power sums lose every digit if one relevance dominates."""
+    n, orders = 1000, 8
+    rng = np.random.default_rng(1)
+    numerators = {
+        "equal": np.full(n, 1),
+        "one dominates": np.append(2**52, np.arange(1, n)),
+        "decades": (10 ** rng.uniform(0, 15, n)).astype(np.int64),
+    }[kind]
+    dense = rng.random((4, n)) < 0.5
+    dense[1] = dense[0]
+    dense[1, :2] ^= True
+    variances = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25, 1.5, 1.0, 4.0, 8.0], dtype=torch.float64)
+    packed = masks.pack(dense)
+    got = ops.anova_kernel(
+        packed, packed, torch.from_numpy(numerators).double(), variances, backend=backend
+    )
+    values = [int(x) for x in numerators]
+    largest = exact_polynomials(values, orders)
+    for i in range(4):
+        for j in range(4):
+            agree = dense[i] == dense[j]
+            pair = exact_polynomials(
+                [v if same else -v for v, same in zip(values, agree, strict=True)], orders
+            )
+            # int / int is correctly rounded in Python, whatever the size
+            want = sum(
+                s * (p / q) for s, p, q in zip(variances.tolist(), pair, largest, strict=True)
+            )
+            assert abs(got[i, j].item() - want) <= 4 * n * EPS * variances.sum().item()
+    assert got[0, 1] != got[0, 0]
+
+
+@pytest.mark.parametrize("orders", range(9))
+def test_is_a_sum_over_all_sets(backend, orders):
+    """Each set k gives its variance times (-1)**(features of k on which the two disagree)."""
+    n = 10
+    a, b, relevances, variances = problem(6, 5, n, orders)
+    agree = 1.0 - 2.0 * (masks.unpack(a, n)[:, None] != masks.unpack(b, n))  # (6, 5, n)
+    want = np.zeros((6, 5))
+    for d in range(orders + 1):
+        sets = [list(k) for k in combinations(range(n), d)]
+        share = np.array([relevances.numpy()[k].prod() for k in sets])
+        share *= variances[d].item() / share.sum()
+        want += sum(x * agree[..., k].prod(-1) for x, k in zip(share, sets, strict=True))
+    got = ops.anova_kernel(a, b, relevances, variances, backend=backend)
+    assert got.dtype == torch.float64
+    np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-13)
+
+
+@functools.cache
+def differentiated(rows, columns, n, orders):
+    """Inputs, weights, and what the reference and automatic differentiation of it make of them, for
+    others that differ from the masks, and for the masks themselves."""
+    a, b, relevances, variances = problem(rows, columns, n, orders, seed=2)
+    weights = torch.from_numpy(np.random.default_rng(3).normal(size=(rows, columns)))
+    out = []
+    for others, w in ((b, weights), (a, torch.from_numpy(np.ones((rows, rows)).cumsum(0)))):
+        inputs = a, others, relevances, variances
+        kernel = reference_gp.anova_kernel(*inputs)
+        out.append((inputs, w, kernel, reference_gp.anova_kernel_grad(*inputs, w)))
+    return out
+
+
+@pytest.mark.parametrize(("rows", "columns", "n", "orders"), SIZES)
+def test_every_instruction_set_against_the_reference(isa, rows, columns, n, orders):
+    from spex_core import native
+
+    for inputs, weights, kernel, gradient in differentiated(rows, columns, n, orders):
+        atol = 4 * n * EPS * inputs[3].sum().item()
+        got = native.anova_kernel_cpu(*inputs, isa=isa)
+        torch.testing.assert_close(got, kernel, rtol=0, atol=atol)
+        got = native.anova_kernel_grad_cpu(*inputs, weights, isa=isa)
+        for x, y in zip(got, gradient, strict=True):
+            scale = (1.0 + y.abs().max()) * weights.abs().sum()
+            torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-13 * scale.item())
+
+
+def test_gradient_by_differences(backend):
+    """Central differences of the kernel; relevances are far from one, so the scaling shows."""
+    a, b, _, variances = problem(6, 5, 7, 4, seed=4)
+    relevances = torch.linspace(3.0, 40.0, 7, dtype=torch.float64)
+    weights = torch.from_numpy(np.random.default_rng(5).normal(size=(6, 5)))
+    got = ops.anova_kernel_grad(a, b, relevances, variances, weights, backend=backend)
+    for x, grad in ((relevances, got[0]), (variances, got[1])):
+        for i in range(len(x)):
+            step = 1e-5 * x[i].item()
+            ends = []
+            for sign in (1, -1):
+                x[i] += sign * step
+                ends.append((ops.anova_kernel(a, b, relevances, variances) * weights).sum().item())
+                x[i] -= sign * step
+            assert grad[i].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+    assert got[0].abs().max() > 1e-4
+
+
+def test_is_a_covariance(backend):
+    """Symmetric, the sum of the variances on the diagonal, no eigenvalue below zero; one tensor
+    for both arguments gives what two equal ones give."""
+    a, _, relevances, variances = problem(70, 1, 20, 6, seed=6)
+    one = ops.anova_kernel(a, a, relevances, variances, backend=backend)
+    two = ops.anova_kernel(a, a.clone(), relevances, variances, backend=backend)
+    assert torch.equal(one, one.T)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-14)
+    torch.testing.assert_close(one.diagonal(), variances.sum().expand(70), rtol=0, atol=1e-13)
+    assert torch.linalg.eigvalsh(one).min() > -1e-12
+
+
+def test_orders_without_enough_features_add_nothing(backend):
+    a, b, _, variances = problem(9, 8, 3, 8, seed=7)
+    got = ops.anova_kernel(a, b, torch.ones(3), variances, backend=backend)
+    want = ops.anova_kernel(a, b, torch.ones(3), variances[:4], backend=backend)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-15)
+    by_relevance, by_variance = ops.anova_kernel_grad(
+        *(a, b, torch.ones(3), variances, torch.ones(9, 8)), backend=backend
+    )
+    assert by_relevance.isfinite().all()
+    assert (by_variance[4:] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-320, 1e-200, 1e300])
+def test_relevances_of_any_size(backend, scale):
+    """Only their ratios matter; where all are zero, only the constant is left."""
+    a, b, _, variances = problem(9, 8, 40, 8, seed=8)
+    relevances = torch.full((40,), 1.0, dtype=torch.float64)
+    got = ops.anova_kernel(a, b, relevances * scale, variances, backend=backend)
+    want = ops.anova_kernel(a, b, relevances, variances if scale else variances[:1])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    by_relevance, by_variance = ops.anova_kernel_grad(
+        *(a, b, relevances * scale, variances, torch.ones(9, 8)), backend=backend
+    )
+    assert not by_relevance.isnan().any()
+    assert by_variance.isfinite().all()
+
+
+def test_same_bits_for_any_number_of_threads(set_threads):
+    a, b, relevances, variances = problem(300, 200, 100, 4)
+    weights = torch.from_numpy(np.random.default_rng(9).normal(size=(300, 200)))
+    results = []
+    for threads in (1, 2, 3, 7):
+        set_threads(threads)
+        results.append(
+            (
+                ops.anova_kernel(a, b, relevances, variances),
+                *ops.anova_kernel_grad(a, b, relevances, variances, weights),
+            )
+        )
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 3), (3, 0), (0, 0)])
+def test_empty(backend, rows, columns):
+    a, b, relevances, variances = problem(rows, columns, 10, 3)
+    assert ops.anova_kernel(a, b, relevances, variances, backend=backend).shape == (rows, columns)
+    weights = torch.zeros(rows, columns)
+    got = ops.anova_kernel_grad(a, b, relevances, variances, weights, backend=backend)
+    assert torch.equal(got[0], torch.zeros(10, dtype=torch.float64))
+    assert torch.equal(got[1], torch.zeros(4, dtype=torch.float64))
+
+
+def test_strided_input_and_input_unchanged(backend):
+    a, b, relevances, variances = problem(12, 10, 130, 3)
+    copies = [x.clone() for x in (a, b, relevances, variances)]
+    got = ops.anova_kernel(
+        a[::3, 1:2], b[::2, 1:2], relevances[1:129:2], variances, backend=backend
+    )
+    want = ops.anova_kernel(
+        a[::3, 1:2].clone(), b[::2, 1:2].clone(), relevances[1:129:2].clone(), variances
+    )
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-14)
+    for x, copy in zip((a, b, relevances, variances), copies, strict=True):
+        assert torch.equal(x, copy)
+
+
+def test_contract(backend):
+    a, b, relevances, variances = problem(3, 4, 70, 2)
+
+    def refused(error, match, *inputs):
+        with pytest.raises(error, match=match):
+            ops.anova_kernel(*inputs, backend=backend)
+
+    refused(
+        TypeError, "anova_kernel: masks must be a packed int64", a.float(), b, relevances, variances
+    )
+    refused(ValueError, "others must have as many words", a, b[:, :1], relevances, variances)
+    refused(TypeError, "relevances must be a floating-point", a, b, relevances.long(), variances)
+    refused(ValueError, "relevances must have one axis", a, b, relevances[None], variances)
+    refused(ValueError, "relevances must be 1 to 128, got 0", a, b, relevances[:0], variances)
+    refused(
+        ValueError, "relevances must be 1 to 64, got 70", a[:, :1], b[:, :1], relevances, variances
+    )
+    refused(ValueError, "relevances must not be negative", a, b, -relevances, variances)
+    refused(ValueError, "relevances must be finite", a, b, relevances / 0, variances)
+    refused(ValueError, "variances must be finite", a, b, relevances, variances * np.nan)
+    refused(
+        ValueError,
+        "variances must be of 1 to 9 orders, 0 included, got 10",
+        a,
+        b,
+        relevances,
+        torch.ones(10),
+    )
+    with pytest.raises(
+        ValueError, match=r"anova_kernel_grad: weights must have shape \(3, 4\), got"
+    ):
+        ops.anova_kernel_grad(a, b, relevances, variances, torch.ones(4, 3), backend=backend)
+    with pytest.raises(BackendUnavailable, match="anova_kernel: backend 'cuda' is not available"):
+        ops.anova_kernel(a, b, relevances, variances, backend="cuda")
