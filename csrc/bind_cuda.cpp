@@ -98,6 +98,7 @@ PYBIND11_MODULE(_cuda, m) {
 #if defined(SPEX_EMULATED)
   m.attr("emulated") = true;
   m.def("emulate_downwards", [](bool downwards) { spex::emulated::downwards = downwards; });
+  m.def("limit_shared", [](int bytes) { spex::emulated::shared_limit = bytes; });
   m.def("most_shared", [] { return spex::emulated::most_shared; });
   m.def("launches", [] { return spex::emulated::launches; });
 #else

@@ -392,6 +392,7 @@ def test_a_run_of_degree_one_has_interactions_of_order_one() -> None:
 GOOD = {"f": f_of_three, "n": 30, "budget": 2000}
 
 
+@pytest.mark.usefixtures("without_cuda")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
