@@ -466,15 +466,11 @@ def bch_decode(
         case "triton":
             from .triton_kernels.bch_decode import bch_decode as impl
 
-            features, counts = impl(readings.double(), code, chase)
-            bad = ~readings.isfinite().all(1)
-            return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
+            return _blank(readings, *impl(readings.double(), code, chase))
         case "cuda":
             from . import native_cuda
 
-            features, counts = native_cuda.bch_decode_cuda(readings.double(), code, chase)
-            bad = ~readings.isfinite().all(1)
-            return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
+            return _blank(readings, *native_cuda.bch_decode_cuda(readings.double(), code, chase))
         case _:
             found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
             return found[0].to(readings.device), found[1].to(readings.device)
@@ -774,6 +770,12 @@ def tree_fourier(
         case _:
             trees = roots, feature, absent, present, value
             return reference.tree_fourier(*trees, n, group, groups, limit)
+
+
+def _blank(readings: Tensor, features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """What was decoded, and nothing where a reading is not finite."""
+    bad = ~readings.isfinite().all(1)
+    return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
 
 
 def _check_readings(op: str, x: Tensor, axes: int, look: bool = True) -> None:
