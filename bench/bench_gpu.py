@@ -23,10 +23,10 @@ from spex_core import ops
 from spex_core.alias import alias
 from spex_core.backend import refusal
 from spex_core.codes import bch_code
-from spex_core.masks import pack, unpack
+from spex_core.masks import pack
 from spex_core.peel import peel
 from spex_core.plan import SamplingPlan, aliased_plan
-from spex_core.refine import least_squares, refit, term_bins
+from spex_core.refine import least_squares, refit
 
 FWHT = [(torch.float32, b) for b in (3, 5, 7, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24)]
 FWHT += [(torch.float64, b) for b in (3, 7, 10, 12, 13, 14, 15, 20)]
@@ -80,15 +80,15 @@ def sparse(terms: int, n: int) -> Tensor:
     return pack(out)
 
 
-def planted_bins(plan: SamplingPlan, support: Tensor) -> Tensor:
-    """(C, P, B): the bins of a spectrum of Gaussian coefficients, with a little noise."""
-    groups, delays, width = plan.shape
-    signs = 1.0 - 2.0 * torch.as_tensor(unpack(ops.parity_bits(plan.delays, support), delays))
-    terms = signs.double() * (1 + torch.rand(len(support), 1).double())  # (S, P)
-    bins = 0.01 * torch.randn(groups, width, delays).double()
-    for group, where in zip(bins, term_bins(plan, support), strict=True):
-        group.index_add_(0, where, terms)
-    return bins.transpose(1, 2).contiguous()
+def planted_bins(n: int) -> tuple[Tensor, tuple]:
+    """Bins of 1,000 terms of five features, b = 12, at 10 dB; and what peel knows of them."""
+    plan = aliased_plan(n, 12, seed=7)
+    masks = plan.masks(0, plan.aliased)
+    coefs = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    values = ops.parity_predict(masks, sparse(1000, n), coefs)
+    noise = torch.randn(len(values), generator=torch.Generator().manual_seed(9))
+    bins = alias(values + 10.0 * noise.double(), plan)
+    return bins, (plan.code, plan.delay_columns, plan.hashes)
 
 
 def explained(plan: SamplingPlan, values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +128,8 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     code = bch_code(n, 5)
     readings = torch.randn(12_288, code.delays).double()
     noisy, seldom, whole = readings.to(device), readings[:99], values[:999].round()
-    plan = aliased_plan(n, 12, seed=0)
-    tables = plan.code, plan.delay_columns, plan.hashes
-    bins = planted_bins(plan, sparse(1000, n))
+    bins, known = planted_bins(n)
+    there, peeling = bins.to(device), {"floor": 1e-15, "chase": 6}
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
     cases = [
@@ -180,10 +179,10 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             for chase in (0, 6)
         ),
         (
-            *("peel", "n=1024 t=5 b=12, 1000 terms, chase=6"),
-            lambda how: ops.peel(bins.to(device), *tables, floor=1e-12, chase=6, **how),
-            lambda d, how: ops.peel(bins.to(d), *tables, floor=1e-12, chase=6, **how)[0],
-            bins.nbytes,
+            *("peel", f"C=3 P={bins.shape[1]} b=12, n={n}, t=5, 1000 terms"),
+            lambda how: ops.peel(there, *known, **peeling, **how),
+            lambda d, how: ops.peel(bins.to(d), *known, **peeling, **how)[0],
+            8 * bins.numel(),
         ),
         (
             *("boost", "30000 x 1024, 10 trees of depth 5"),

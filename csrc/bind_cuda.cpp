@@ -2,10 +2,14 @@
 // sizes in, nothing checked, nothing allocated. A place is (device, stream); kernels are started
 // there and not waited for. The only caller is spex_core/native_cuda.py.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <tuple>
 
+#include "bits.h"
+#include "boost_tree.h"
 #include "fwht.h"
 #include "parity.h"
 #include "peel.h"
@@ -52,6 +56,40 @@ spex::PeelProblem problem_at(const Code& code, int groups, int shifts, int b, Ad
           at<const double>(bins), degree, floor};
 }
 
+// What the trees of a fit share: masks, samples, rows, n, then the settings, the residual, the
+// memory in the order of BoostTree, and the forest.
+spex::BoostTree boost_tree_at(Address masks, int64_t samples, int64_t rows, int64_t n,
+                              int32_t depth, int32_t leaves, int32_t min_leaf, double rate,
+                              double l2, Address residual, const std::array<Address, 8>& memory,
+                              const std::array<Address, 5>& forest) {
+  spex::BoostTree tree{};
+  tree.masks = at<const uint64_t>(masks);
+  tree.samples = samples;
+  tree.rows = rows;
+  tree.n = n;
+  tree.words = spex::ceil_div(n, 64);
+  tree.depth = depth;
+  tree.leaves = leaves;
+  tree.min_leaf = min_leaf;
+  tree.rate = rate;
+  tree.l2 = l2;
+  tree.residual = at<double>(residual);
+  tree.pieces = at<double>(memory[0]);
+  tree.leaf = at<spex::BoostLeaf>(memory[1]);
+  tree.histogram = at<int32_t>(memory[2]);
+  tree.lanes = at<int32_t>(memory[3]);
+  tree.list = at<int32_t>(memory[4]);
+  tree.leaf_of = at<int32_t>(memory[5]);
+  tree.scores = at<double>(memory[6]);
+  tree.places = at<int32_t>(memory[7]);
+  tree.feature = at<int32_t>(forest[0]);
+  tree.absent = at<int32_t>(forest[1]);
+  tree.present = at<int32_t>(forest[2]);
+  tree.value = at<double>(forest[3]);
+  tree.nodes = at<int32_t>(forest[4]);
+  return tree;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -60,6 +98,7 @@ PYBIND11_MODULE(_cuda, m) {
 #if defined(SPEX_EMULATED)
   m.attr("emulated") = true;
   m.def("emulate_downwards", [](bool downwards) { spex::emulated::downwards = downwards; });
+  m.def("limit_shared", [](int bytes) { spex::emulated::shared_limit = bytes; });
   m.def("most_shared", [] { return spex::emulated::most_shared; });
   m.def("launches", [] { return spex::emulated::launches; });
 #else
@@ -131,6 +170,21 @@ PYBIND11_MODULE(_cuda, m) {
          Address coefs, Address count, const Where& where) {
         spex::peel_cuda(problem, chase, at<void>(memory), at<int32_t>(features), at<double>(coefs),
                         at<int64_t>(count), place_at(where));
+      },
+      release());
+
+  m.attr("leaf_bytes") = sizeof(spex::BoostLeaf);
+  m.attr("team_pieces") = spex::kTeamPieces;
+  py::class_<spex::BoostTree>(m, "BoostTree").def(py::init(&boost_tree_at));
+  m.def(
+      "boost_tree",
+      [](const spex::BoostTree& tree, Address inside, Address allowed, Address root,
+         const Where& where) {
+        spex::BoostTree one = tree;
+        one.inside = at<const uint8_t>(inside);
+        one.allowed = at<const uint8_t>(allowed);
+        one.root = at<int32_t>(root);
+        spex::boost_tree_cuda(one, place_at(where));
       },
       release());
 }

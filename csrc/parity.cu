@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncthreads();
     int count[kPairs][kPairs] = {};
-#pragma unroll
+#pragma unroll 1
     for (int w = 0; w < kTileWords; ++w) {
       uint64_t a[kPairs], b[kPairs];
 #pragma unroll

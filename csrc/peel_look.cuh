@@ -169,7 +169,7 @@ class PeelLook {
       const Residual left{s_.residual, s_.energy};
       const double c = estimate(q_, left, at, bits, groups);
       const double ratio = log_ratio(q_, left, at, bits, c, kAllGroups);
-      if (key[0] >= 0 && ratio <= best) return;
+      if (key[0] >= 0 ? !(ratio > best) : ratio != ratio) return;  // NaN is no candidate
       best = ratio;
       write_key(key, features, count);
     });
@@ -220,7 +220,7 @@ class PeelLook {
     }
     const double ratio = sum * sum / weight / 2;
     int32_t toggled[kMaxErrors + 1];
-    if (ratio < least || !toggle(key, feature, toggled)) return;
+    if (!(ratio >= least) || !toggle(key, feature, toggled)) return;
     const int64_t slot = count(kFound);
     if (slot >= s_.slots) return;
     write_key(slot_key(slot), toggled + 1, toggled[0]);

@@ -91,7 +91,7 @@ inline PeelSpace peel_space(const PeelProblem& q, Arena& arena) {
   for (s.table = 1; s.table < 2 * s.sets;) s.table *= 2;
   const int64_t readings = s.bins * q.shifts, t = q.code.t;
 
-  s.pieces = arena.take<double>(Team::kPieces);
+  s.pieces = arena.take<double>(kTeamPieces);
   s.target = arena.take<double>(readings);
   s.residual = arena.take<double>(readings);
   s.image = arena.take<double>(readings);

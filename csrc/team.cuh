@@ -4,13 +4,13 @@
 
 #include "bits.h"
 #include "launch.cuh"
+#include "team.h"
 
 namespace spex {
 
 class Team {
  public:
-  // pieces: kPieces numbers that all threads see.
-  static constexpr int64_t kPieces = int64_t{1} << 17;
+  // pieces (kTeamPieces).
   __device__ explicit Team(double* pieces)
       : rank_(int64_t{blockIdx.x} * blockDim.x + threadIdx.x),
         size_(int64_t{gridDim.x} * blockDim.x),
@@ -43,10 +43,29 @@ class Team {
     if (first()) {
       double sum = 0;
       for (int64_t k = 0; k < many; ++k) sum += pieces_[k];
-      pieces_[kPieces - 1] = sum;
+      pieces_[kTeamPieces - 1] = sum;
     }
     wait();
-    return pieces_[kPieces - 1];
+    return pieces_[kTeamPieces - 1];
+  }
+
+  // The largest of value(0), ..., value(count - 1), or 0 if that is larger.
+  template <typename Value>
+  __device__ double largest(int64_t count, const Value& value) const {
+    const int64_t piece = piece_of(count), many = ceil_div(count, piece);
+    each(many, [&](int64_t k) {
+      double most = 0;
+      for (int64_t i = k * piece; i < (k + 1) * piece && i < count; ++i)
+        most = value(i) > most ? value(i) : most;
+      pieces_[k] = most;
+    });
+    if (first()) {
+      double most = 0;
+      for (int64_t k = 0; k < many; ++k) most = pieces_[k] > most ? pieces_[k] : most;
+      pieces_[kTeamPieces - 1] = most;
+    }
+    wait();
+    return pieces_[kTeamPieces - 1];
   }
 
   // emit(i, place) for each i < count with keep(i), place counting them upwards; returns how many
@@ -77,10 +96,10 @@ class Team {
         pieces[k] = sum;
         sum += own;
       }
-      pieces[kPieces - 1] = sum;
+      pieces[kTeamPieces - 1] = sum;
     }
     wait();
-    const int64_t total = pieces[kPieces - 1];
+    const int64_t total = pieces[kTeamPieces - 1];
     each(many, [&](int64_t k) {
       int64_t sum = pieces[k];
       for (int64_t i = k * piece; i < (k + 1) * piece && i < count; ++i) {

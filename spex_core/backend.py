@@ -32,7 +32,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "anova_kernel_grad": ("reference", "cpu"),
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
     "peel": ("reference", "cpu", "triton", "cuda"),
-    "boost": ("reference", "cpu", "triton"),
+    "boost": ("reference", "cpu", "triton", "cuda"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),

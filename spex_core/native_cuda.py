@@ -23,8 +23,8 @@ DECODERS = 1 << 18  # threads that decode, at most, while a row can do with one
 MOST_READINGS = 1 << 30
 
 
-def _place(x: Tensor) -> tuple[int, int]:
-    """Device and stream."""
+def place(x: Tensor) -> tuple[int, int]:
+    """Where kernels on x run: its device, and torch's current stream there."""
     if not x.is_cuda:
         return 0, 0
     return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
@@ -40,7 +40,7 @@ def fwht_cuda(x: Tensor) -> Tensor:
         x = x.clone()
     out = torch.empty_like(x)
     call = _cuda.fwht_f32 if x.dtype == torch.float32 else _cuda.fwht_f64
-    call(x.data_ptr(), out.data_ptr(), x.numel() // width, width.bit_length() - 1, _place(x))
+    call(x.data_ptr(), out.data_ptr(), x.numel() // width, width.bit_length() - 1, place(x))
     return out.view(-1)[:size].view(shape) if spare else out
 
 
@@ -52,7 +52,7 @@ def parity_bits_cuda(masks: Tensor, support: Tensor) -> Tensor:
     out = masks.new_empty(terms, groups)
     where = masks.data_ptr(), support.data_ptr()
     _cuda.parity_bits(
-        *(*where, samples, terms, width, columns.data_ptr(), out.data_ptr(), _place(masks))
+        *(*where, samples, terms, width, columns.data_ptr(), out.data_ptr(), place(masks))
     )
     return out
 
@@ -71,7 +71,7 @@ def parity_predict_cuda(masks: Tensor, support: Tensor, coefs: Tensor) -> Tensor
         bits = parity_bits_cuda(block, support)
         each = next((each for least, each in MASKS_EACH if len(block) >= least), 1)
         where = bits.data_ptr(), coefs.data_ptr(), len(block), terms, each
-        _cuda.sum_over_terms(*where, out[first:].data_ptr(), _place(masks))
+        _cuda.sum_over_terms(*where, out[first:].data_ptr(), place(masks))
     return out
 
 
@@ -83,16 +83,16 @@ def parity_adjoint_cuda(masks: Tensor, support: Tensor, values: Tensor) -> Tenso
         bits = parity_bits_cuda(block, support)
         where = bits.data_ptr(), values[first:].data_ptr()
         into = sums.data_ptr() + 8 * (first // _cuda.parity_span)
-        _cuda.sum_over_spans(*where, len(block), terms, spans, into, _place(masks))
+        _cuda.sum_over_spans(*where, len(block), terms, spans, into, place(masks))
     out = torch.empty(terms, dtype=torch.float64, device=masks.device)
-    _cuda.sum_of_spans(sums.data_ptr(), terms, spans, out.data_ptr(), _place(masks))
+    _cuda.sum_of_spans(sums.data_ptr(), terms, spans, out.data_ptr(), place(masks))
     return out
 
 
 def parity_gram_cuda(columns: Tensor, samples: int) -> Tensor:
     columns, terms = columns.contiguous(), len(columns)
     out = torch.empty(terms, terms, dtype=torch.float64, device=columns.device)
-    _cuda.parity_gram(columns.data_ptr(), terms, samples, out.data_ptr(), _place(columns))
+    _cuda.parity_gram(columns.data_ptr(), terms, samples, out.data_ptr(), place(columns))
     return out
 
 
@@ -123,7 +123,7 @@ def bch_decode_cuda(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor
     _cuda.bch_decode(
         *(_code(code, _tables(code, device)[3], device), readings.data_ptr(), rows, flips, slices),
         *(scores.data_ptr(), slots.data_ptr(), slots.data_ptr() + 4 * rows * slices),
-        *(features.data_ptr(), counts.data_ptr(), _place(readings)),
+        *(features.data_ptr(), counts.data_ptr(), place(readings)),
     )
     return features, counts
 
@@ -156,7 +156,7 @@ def peel_cuda(
     coefs = torch.empty(most, dtype=torch.float64, device=device)
     count = torch.empty(1, dtype=torch.int64, device=device)
     outputs = features.data_ptr(), coefs.data_ptr(), count.data_ptr()
-    _cuda.peel(problem, chase, memory.data_ptr(), *outputs, _place(bins))
+    _cuda.peel(problem, chase, memory.data_ptr(), *outputs, place(bins))
     found = int(count)
     features, coefs = features[:found], coefs[:found]
     order = torch.arange(found, device=device)

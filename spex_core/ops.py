@@ -507,7 +507,7 @@ def peel(
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
     Cost:    the decodings; C P products a term and step of the fits. A device is waited for several
-             times a round, for some numbers that say what comes next.
+             times a round, for some numbers that say what comes next; on cuda once, at the end.
     Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,
              "Decoding".
     """
@@ -675,6 +675,10 @@ def boost(
             from .triton_kernels.boost import boost as impl
 
             found = impl(masks, values, n, bags, watch, settings, stages, seed)
+        case "cuda":
+            from .boost_cuda import boost_cuda
+
+            found = boost_cuda(masks, values, n, bags, watch, settings, stages, seed)
         case _:
             given = masks.cpu(), values.cpu(), n, bags.cpu(), watch.cpu()
             found = reference_boost.boost(*given, settings, stages, seed)

@@ -28,6 +28,7 @@ ORDER = [
         "reference_inference",
         "native",
         "native_cuda",
+        "boost_cuda",
         "triton_kernels",
         "ops",
         "ops_inference",
