@@ -15,11 +15,12 @@ from .gp import GpFit, fit_gp
 from .gp_memory import affordable
 from .gp_process import Process
 from .ops import MAX_ORDER
+from .prefixes import BRANCHING
 from .prior import Terms, terms_of
 from .proxy import LEVELS, LeftOut, ProxyFit, fit_default, mean_of
 from .ridge import leave_one_out
 from .transform import r2
-from .uniform import Algorithm
+from .uniform import Algorithm, UniformRecipe
 
 DEGREE = 5
 MEMBERS = ("linear", "proxyspex", "gpspex")
@@ -68,6 +69,21 @@ def auto_algorithm(
         return fit_auto(masks, values, n, degree=degree, terms=terms, seed=seed, together=together)
 
     return Algorithm(where, "auto", preset, "anova_kernel", degree, seed, fit)
+
+
+def auto_recipe(
+    *,
+    budget: int,
+    degree: int = DEGREE,
+    terms: int | None = None,
+    prefix_sharing: bool = False,
+    seed: int = 0,
+) -> UniformRecipe:
+    """The stack on uniform masks; options checked but for what depends on n."""
+    together = BRANCHING if prefix_sharing else 1
+    algorithm = auto_algorithm("explain", "default", degree, terms, seed, together=together)
+    options = {"degree": algorithm.degree, "terms": terms, "prefix_sharing": prefix_sharing}
+    return UniformRecipe(algorithm, budget, prefix_sharing, options)
 
 
 def fit_auto(

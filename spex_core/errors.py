@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 
 
@@ -16,6 +17,7 @@ class BackendUnavailable(SpexError, RuntimeError):
 class EvaluationError(SpexError, RuntimeError):
     """The value function raised, or returned something that is not one finite number per mask.
 
+    Args: paid: makes (masks, values), when they are first asked for.
     Attributes:
         masks: bool (done, n), the masks whose values were paid for before the failure.
         values: float64 (done,), those values.
@@ -23,11 +25,22 @@ class EvaluationError(SpexError, RuntimeError):
         done: how many evaluations this run made. total: how many it meant to make.
     """
 
-    def __init__(self, message, *, masks, values, done, total):
+    def __init__(self, message, *, masks=None, values=None, done, total, paid=None):
         super().__init__(message)
-        self.masks, self.values = masks, values
-        self.known = masks, values
+        self._paid = paid or (lambda: (masks, values))
         self.done, self.total = done, total
+
+    @functools.cached_property
+    def known(self):
+        return self._paid()
+
+    @property
+    def masks(self):
+        return self.known[0]
+
+    @property
+    def values(self):
+        return self.known[1]
 
 
 class EvaluationInterrupted(EvaluationError, KeyboardInterrupt):

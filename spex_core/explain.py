@@ -7,19 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from . import masks as bits
-from .auto import DEGREE, auto_algorithm
-from .errors import check
-from .evaluate import Progress, SetFunction, evaluate
+from . import run as runs
+from .auto import DEGREE, auto_recipe
+from .errors import check, check_int
+from .evaluate import SetFunction, Shown
 from .explanation import Explanation
 from .gpspex import gpspex
-from .plan import MAX_TABLE, least_budget, plan_spex, plan_uniform
-from .prefixes import BRANCHING
+from .patience import Patience
+from .plan import MAX_TABLE, least_budget
 from .proxyspex import proxyspex
-from .spex import Clock, explain_plan, spex
-from .uniform import Algorithm, check_run, explain_function, explain_values
+from .run import Clock, Found, Known, Run, Where, feature_names
+from .spex import spex, spex_recipe
+from .uniform import UniformRecipe, explain_values
 from .value_function import ValueFunction
 
 NAMED = {"proxyspex": proxyspex, "gpspex": gpspex, "spex": spex}
@@ -27,8 +28,6 @@ PILOT, MOST_PILOT = 0.2, 2000  # share of the budget, and masks, that decide whe
 GOOD = 0.8  # R2 of the pilot from which it is not
 GAIN = 0.02  # of R2, on the pilot, for which it is preferred to the stack
 BITS = 5  # a group, that the rest of the budget has to allow
-
-Known = tuple[np.ndarray, np.ndarray]
 
 
 def explain(
@@ -42,9 +41,11 @@ def explain(
     prefix_sharing: bool = False,
     seed: int = 0,
     batch_size: int = 1024,
-    progress: Progress | None = None,
+    progress: Shown = None,
     known: Known | None = None,
-) -> Explanation | list[Explanation]:
+    store: Where | None = None,
+    patience: Patience | None = None,
+) -> Found:
     """What drives f, from `budget` evaluations, by the algorithm that suits them.
 
     `algorithm="auto"` decides by these rules:
@@ -66,12 +67,13 @@ def explain(
        those of SPEX included, so none is lost.
 
     Args:
-        f, n, features, prefix_sharing, seed, batch_size, known: as in proxyspex().
+        f, n, features, prefix_sharing, seed, batch_size, known, store, patience: as in proxyspex().
+            With a store, or with known values in one, SPEX is not tried: a store is of one plan.
         budget: the most evaluations, at least 8 (2**n for n <= 2).
         algorithm: "auto", or the name of one: "proxyspex", "gpspex", "spex", with their defaults.
         degree: the largest order of a term, 1 to 8 for "auto".
-        progress: called as progress(done, total) after each batch; where a fifth of the budget
-            comes first, for that and then for the rest.
+        progress: as in proxyspex(); where a fifth of the budget comes first, for that and then for
+            the rest.
     Returns: an Explanation; for q outputs a list of q. `report.algorithm` is "auto" or "spex", and
              `report.plan` has the shares and R2 of all. Where GPSPEX has a share,
              `transform.stderr` holds standard errors and `process` GPSPEX's own posterior.
@@ -85,20 +87,22 @@ def explain(
         "explain: algorithm must be 'auto', 'proxyspex', 'gpspex' or 'spex', got {!r}",
         algorithm,
     )
-    options = {"batch_size": batch_size, "progress": progress, "known": known}
+    given = {"known": known, "store": store, "patience": patience}
+    given |= {"batch_size": batch_size, "progress": progress}
     if algorithm != "auto":
         sharing = prefix_sharing or (None if algorithm == "spex" else False)
-        options |= {"budget": budget, "degree": degree, "seed": seed, "prefix_sharing": sharing}
-        return NAMED[algorithm](f, n, features=features, **options)
-    names, budget, batch_size = check_run("explain", f, n, features, budget, batch_size)
-    together = BRANCHING if prefix_sharing else 1
-    stack = auto_algorithm("explain", "default", degree, None, seed, together=together)
-    pilot = pilot_of(len(names), budget, stack.degree)
-    if pilot is None:
-        return explain_function(
-            stack, f, names, budget=budget, prefix_sharing=prefix_sharing, **options
-        )
-    return with_pilot(stack, f, names, pilot, budget, prefix_sharing, options)
+        options = {"budget": budget, "degree": degree, "seed": seed, "prefix_sharing": sharing}
+        return NAMED[algorithm](f, n, features=features, **options, **given)
+    if not callable(f):
+        raise TypeError(f"explain: f must be callable, got {type(f).__name__}")
+    names = feature_names("explain", n, features, f)
+    given["batch_size"] = check_int("explain: batch_size", batch_size, 1)
+    stack = auto_recipe(budget=budget, degree=degree, prefix_sharing=prefix_sharing, seed=seed)
+    stack.plan(len(names))  # a budget that is too small is an error now
+    pilot = pilot_of(len(names), budget, stack.algorithm.degree)
+    if pilot is None or store is not None or not (known is None or isinstance(known, tuple)):
+        return runs.explain(stack, f, names, **given)
+    return with_pilot(stack, f, names, pilot, given)
 
 
 def pilot_of(n: int, budget: int, degree: int) -> int | None:
@@ -110,80 +114,62 @@ def pilot_of(n: int, budget: int, degree: int) -> int | None:
 
 
 def with_pilot(
-    stack: Algorithm,
-    f: SetFunction,
-    names: tuple[str, ...],
-    pilot: int,
-    budget: int,
-    prefix_sharing: bool,
-    options: dict,
-) -> Explanation | list[Explanation]:
+    stack: UniformRecipe, f: SetFunction, names: tuple[str, ...], pilot: int, given: dict
+) -> Found:
     """The stack on uniform masks, or SPEX where that does not explain the first of them."""
-    clock, asked = Clock(), dict(options)
-    plan = plan_uniform(len(names), pilot, seed=stack.seed, prefix_sharing=prefix_sharing)
-    with clock("evaluate"):
-        values, used = evaluate(f, plan, many=True, **asked)
-    masks = plan.masks(0, plan.total)
-    first = explain_values(
-        *(stack, masks, values, names, clock), budget=pilot, used=used, uniform=True
-    )
-    asked["known"] = joined(options["known"], bits.unpack(masks, len(names)), values.numpy())
-    if isinstance(first, list) or first.report.r2 >= GOOD:
-        found = explain_function(
-            stack, f, names, budget=budget, prefix_sharing=prefix_sharing, **asked
-        )
-        more = found if isinstance(found, list) else [found]
-        more = [reported(ex, used=ex.report.used + used) for ex in more]
-        return more if isinstance(found, list) else more[0]
-    return or_spex(stack, f, names, budget, (masks, values, used), prefix_sharing, asked)
-
-
-def or_spex(
-    stack: Algorithm,
-    f: SetFunction,
-    names: tuple[str, ...],
-    budget: int,
-    first: tuple[Tensor, Tensor, int],
-    prefix_sharing: bool,
-    asked: dict,
-) -> Explanation:
-    """SPEX on what the pilot leaves of the budget, or the stack on all masks of both.
-
-    Args: first: packed masks and values of the pilot, and how many f was asked for.
-    """
-    masks, values, used = first
-    clock = Clock()
-    sharing = prefix_sharing or (isinstance(f, ValueFunction) and f.order == "prefix")
-    plan = plan_spex(
-        *(len(names), budget - len(masks)),
-        degree=stack.degree,
+    first, found = asked(dataclasses.replace(stack, budget=pilot), f, names, given)
+    masks, values = first.samples()
+    told = bits.unpack(masks, len(names)), values.numpy()
+    used, known = first.counts["evaluated"], given["known"]
+    if known is not None:
+        told = tuple(np.concatenate([a, np.asarray(b)]) for a, b in zip(known, told, strict=True))
+    given = given | {"known": told}
+    if isinstance(found, list) or found.report.r2 >= GOOD:
+        found = runs.explain(stack, f, names, **given)
+        return [paid(ex, used) for ex in found] if isinstance(found, list) else paid(found, used)
+    sharing = stack.prefix_sharing or (isinstance(f, ValueFunction) and f.order == "prefix")
+    other = spex_recipe(
+        budget=stack.budget - pilot,
+        degree=stack.algorithm.degree,
         seed=stack.seed ^ 1,  # the uniform masks of one seed are the pilot's
         prefix_sharing=sharing,
     )
-    with clock("evaluate"):
-        own, more = evaluate(f, plan, **asked)
-    used += more
-    ex = explain_plan(plan, own, used, names, clock)
+    second, ex = asked(other, f, names, given)
     score = ex.transform.score(masks, values)
     why = f"SPEX tried, R2 {score:.3f} on {len(masks):,} uniform masks"
     if score < GOOD:
-        rows = torch.cat([masks, plan.masks(0, plan.total)])
-        both = explain_values(
-            *(stack, rows, torch.cat([values, own]), names, clock),
-            budget=budget,
-            used=used,
-            uniform=True,
-        )
+        both = of_all_samples(stack, first, second, ex)
         if both.report.r2 >= score - GAIN:
             return reported(both, plan=f"{both.report.plan}; {why}")
         why += f", where the stack has {both.report.r2:.3f}"
-    return reported(ex, budget=budget, plan=f"{ex.report.plan}; {why}")
+    ex = reported(ex, budget=stack.budget, plan=f"{ex.report.plan}; {why}")
+    return paid(ex, used)
 
 
-def joined(known: Known | None, masks: np.ndarray, values: np.ndarray) -> Known:
-    if known is None:
-        return masks, values
-    return np.concatenate([known[0], masks]), np.concatenate([np.asarray(known[1]), values])
+def of_all_samples(stack: UniformRecipe, first: Run, second: Run, ex: Explanation) -> Explanation:
+    """The stack on the masks of two runs, of which `ex` is what the second found."""
+    parts = zip(first.samples(), second.samples(), strict=True)
+    masks, values = (torch.cat(pair) for pair in parts)
+    clock = Clock(ex.report.seconds)
+    both = explain_values(
+        *(stack.algorithm, masks, values, first.features, clock), budget=stack.budget, uniform=True
+    )
+    return paid(reported(both, used=ex.report.used), first.counts["evaluated"])
+
+
+def asked(
+    recipe: runs.Recipe, f: SetFunction, names: tuple[str, ...], given: dict
+) -> tuple[Run, Found]:
+    """A run to its end, which keeps what it was told."""
+    how = {name: given[name] for name in ("batch_size", "progress", "patience")}
+    with Run(recipe, names, known=given["known"]) as run:
+        run.evaluate(f, **how)
+        return run, run.fit()
+
+
+def paid(ex: Explanation, before: int) -> Explanation:
+    """With the masks that an earlier run has asked for."""
+    return reported(ex, used=ex.report.used + before)
 
 
 def reported(ex: Explanation, **changes: object) -> Explanation:

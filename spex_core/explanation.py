@@ -38,8 +38,11 @@ class Report:
         algorithm, backend, device, seed, n: of the run.
         decoder, preset: the variant of the algorithm, where it has such.
         degree: the largest order a term could have.
-        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the
-        result.
+        budget: evaluations asked for; used, or evaluated: made by this run; unique: distinct masks
+        behind the result.
+        asked: rows of the plan, repeats among them; cached: masks whose values were known before,
+        or read from a store; failed: calls of the value function that gave no value, or not one for
+        each mask; missing: masks of the plan that have no value yet.
         left_out: masks that scored the result: SPEX holds them out of the fit, ProxySPEX leaves
         each out of a fit like it and then takes it in; 0 where every mask there is was evaluated.
         r2: R2 of the result on the masks left out (on all masks where there are none).
@@ -50,6 +53,7 @@ class Report:
         hierarchy: "direct subset" and "staircase" rates (hierarchy.py).
         plan: how the budget was spent.
         seconds: stage -> wall seconds.
+        moved: of a run on a device, the bytes of tensors that went "to_device" and "to_host".
         warnings: what the user should know.
         r2_process, missed: of GPSPEX: R2 of the whole process, where r2 is of the terms kept, and
         the share of the variance of its mean that the others hold; None for other algorithms.
@@ -75,9 +79,18 @@ class Report:
     seconds: dict[str, float]
     decoder: str = ""
     preset: str = ""
+    moved: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     r2_process: float | None = None
     missed: float | None = None
+    asked: int = 0
+    cached: int = 0
+    failed: int = 0
+    missing: int = 0
+
+    @property
+    def evaluated(self) -> int:
+        return self.used
 
     def __str__(self) -> str:
         variant = f"{self.decoder} decoding" if self.decoder else f"preset {self.preset}"
@@ -88,7 +101,8 @@ class Report:
         lines = [
             f"algorithm   {self.algorithm}, {variant}, degree {self.degree}, seed {self.seed}; "
             f"{self.backend} backend on {self.device}",
-            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
+            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks"
+            + self._of_calls(),
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
             f"{self.r2_linear:.4f}" + self._of_process(),
@@ -97,7 +111,14 @@ class Report:
             f"hierarchy   {rates}",
             f"seconds     {times}",
         ]
+        if self.moved:
+            to_device, to_host = self.moved["to_device"], self.moved["to_host"]
+            lines.append(f"moved       {to_device:,} bytes to the device, {to_host:,} to the host")
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
+
+    def _of_calls(self) -> str:
+        counts = {"cached": self.cached, "missing": self.missing, "calls failed": self.failed}
+        return "".join(f", {count:,} {name}" for name, count in counts.items() if count)
 
     def _of_process(self) -> str:
         if self.r2_process is None or self.missed is None:

@@ -6,10 +6,13 @@ l needs the subsets of at most l features of each term, and nothing of size 2**|
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import gc
 import itertools
 import unicodedata
+from collections.abc import Iterator
 from math import comb
 
 import numpy as np
@@ -72,18 +75,33 @@ def interactions(
     ints = np.arange(transform.n).astype(object)  # one int per feature, shared by all the keys
     sets: list[tuple[int, ...]] = []
     values = [np.empty(0)]
-    for size in range(1, order + 1):
-        weights = [float(INDICES[name](size, d, order)) if d >= size else 0.0 for d, *_ in terms]
-        columns, sums = _superset_sums(terms, weights, size)
-        best = _largest_first(sums)
-        sets += zip(*ints[columns[:, best]].tolist(), strict=True)
-        values.append(sums[best])
-    value = np.concatenate(values)
-    best = _largest_first(value)
-    out = dict(zip(map(sets.__getitem__, best.tolist()), value[best].tolist(), strict=True))
+    with _no_collection():
+        for size in range(1, order + 1):
+            weight = INDICES[name]
+            weights = [float(weight(size, d, order)) if d >= size else 0.0 for d, *_ in terms]
+            columns, sums = _superset_sums(terms, weights, size)
+            best = _largest_first(sums)
+            sets += zip(*ints[columns[:, best]].tolist(), strict=True)
+            values.append(sums[best])
+        value = np.concatenate(values)
+        best = _largest_first(value)
+        out = dict(zip(map(sets.__getitem__, best.tolist()), value[best].tolist(), strict=True))
     baseline = (float(INDICES[name](0, d, order)) * coefs.sum() for d, _, coefs in terms)
     out[()] = float(sum(baseline))
     return out
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector, which would walk all tuples so far again and again: a tenth of
+    the time for 270,000 sets."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def index_name(index: str) -> str:

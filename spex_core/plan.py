@@ -15,6 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,19 @@ MAX_TABLE = 24  # n up to which a budget of 2**n asks for the whole table
 UNIFORM, DELAYS, KEYS, HASH = 0, 1, 2, 16
 
 Draw = Callable[..., Tensor]  # as ops.uniform_masks: (rows, n, *, seed, stream, start)
+
+
+class Places(NamedTuple):
+    """The distinct masks of a plan, each of which has a place.
+
+    keys: int64 (U,), ascending, and at: int64 (U,), the place of each. first: int64 (U,), the first
+    row of each place. slot: int64 (T,), row -> place.
+    """
+
+    keys: np.ndarray
+    at: np.ndarray
+    first: np.ndarray
+    slot: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,25 +135,63 @@ class SamplingPlan:
             parts.append(self.extra[max(0, start - self.aliased) : stop - self.aliased])
         return torch.cat(parts) if parts else self.extra[:0]
 
-    def keys(self, masks: Tensor) -> np.ndarray:
+    def names(self, masks: Tensor) -> Tensor:
         """A name for each packed mask: int64 (T,). Up to 64 features it is the mask itself; above,
         64 random parities of it, which two different masks share with probability 2**-64."""
         if self.n <= 64:
-            return masks[:, 0].numpy()
-        return ops.parity_bits(self._projection, masks)[:, 0].numpy()
+            return masks[:, 0]
+        return ops.parity_bits(self._projection, masks)[:, 0]
+
+    def row_names(self) -> Tensor:
+        """The names of all rows: int64 (T,). Names are linear, so no mask is made."""
+        shifts = self.names(self.delays)[:, None]
+        columns = (self.names(group)[:, None] for group in self.columns)
+        parts = [ops.affine_masks(own, shifts).flatten() for own in columns]
+        return torch.cat([*parts, self.names(self.extra)])
+
+    def keys(self, masks: Tensor) -> np.ndarray:
+        return self.names(masks).numpy()
 
     def row_keys(self) -> np.ndarray:
-        """The keys of all rows: int64 (T,). Keys are linear, so no mask is made."""
-        shifts = torch.from_numpy(self.keys(self.delays))[:, None]
-        parts = [
-            ops.affine_masks(torch.from_numpy(self.keys(group))[:, None], shifts).flatten().numpy()
-            for group in self.columns
-        ]
-        return np.concatenate([*parts, self.keys(self.extra)])
+        return self.row_names().numpy()
+
+    def moved(self, to: Callable[[Tensor], Tensor]) -> SamplingPlan:
+        """The plan with all its tensors where `to` takes them."""
+        names = "columns", "delays", "extra"
+        there = dataclasses.replace(self, **{name: to(getattr(self, name)) for name in names})
+        derived = "hashes", "delay_columns", "_projection"
+        there.__dict__.update({name: to(getattr(self, name)) for name in derived})
+        return there
+
+    @functools.cached_property
+    def places(self) -> Places:
+        """The distinct masks, in the order of their first rows."""
+        keys, first, slot = np.unique(self.row_keys(), return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return Places(keys, rank, first[order], rank[slot])
+
+    def extended(self, masks: Tensor) -> SamplingPlan:
+        """The plan with further packed masks (count, W), which stand before those held out."""
+        uniform = len(self.extra) - self.holdout
+        extra = torch.cat([self.extra[:uniform], masks, self.extra[uniform:]])
+        return dataclasses.replace(self, extra=extra)
 
     @functools.cached_property
     def _projection(self) -> Tensor:
         return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS)
+
+
+def first_rows(names: Tensor) -> tuple[Tensor, Tensor]:
+    """np.unique of names (T,), on their device: where each distinct one comes first, in the order
+    of the names, (U,); and which of these each row is, (T,)."""
+    ordered, order = names.sort(stable=True)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    slot = torch.empty_like(order)
+    slot[order] = fresh.cumsum(0) - 1
+    return order[fresh], slot
 
 
 def plan_spex(
@@ -213,6 +265,14 @@ def plan_uniform(
     empty = SamplingPlan(n, n, seed, budget, 0, None, none[:, None], none, none, 0)
     draw = branching_masks if prefix_sharing else ops.uniform_masks
     return _with_extra(empty, budget, budget, 0, draw)
+
+
+def further_masks(plan: SamplingPlan, count: int) -> Tensor:
+    """Up to `count` uniform masks that the plan does not have: packed int64 (count, W)."""
+    seen = plan.places.keys
+    if plan.n <= MAX_TABLE and 2 * (len(seen) + count) > 1 << plan.n:
+        return _from_rest(plan, seen, count)
+    return _drawn(plan, seen, count, ops.uniform_masks)[len(plan.extra) :]
 
 
 def aliased_plan(

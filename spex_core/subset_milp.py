@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import collections
 import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import MissingExtra
 from .subset_problem import SubsetProblem
-from .subset_tables import Tables, parity_states, small_tables
+from .subset_tables import Tables, Term, parity_states, small_tables
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 UNIT = 1000.0  # the largest coefficient after scaling: HiGHS stops at an absolute gap of 1e-6
 
@@ -30,7 +35,7 @@ def solve(problem: SubsetProblem, time_limit: float) -> tuple[np.ndarray | None,
         ) from error
     scale = UNIT / max(map(abs, problem.terms.values()))
     tables = small_tables({k: scale * coef for k, coef in problem.terms.items()}, len(problem.live))
-    objective, matrix, lower, upper, constant = _programme(tables, problem)
+    objective, matrix, lower, upper, constant = programme(tables, problem)
     found = optimize.milp(
         -objective,
         integrality=np.arange(len(objective)) < len(problem.live),
@@ -45,50 +50,63 @@ def solve(problem: SubsetProblem, time_limit: float) -> tuple[np.ndarray | None,
     return mask, problem.constant + bound / scale
 
 
-def _programme(tables: Tables, problem: SubsetProblem):
-    """The objective, the constraint matrix with its lower and upper bounds, and the constant.
-
-    Variables: the features and parts; then for each table the weights of its states but the first;
-    then one for each pair of features that several tables share.
-    """
+def programme(
+    tables: Tables, problem: SubsetProblem
+) -> tuple[np.ndarray, csr_array, list[float], list[float], float]:
+    """The objective, the constraint matrix with its lower and upper bounds, and the constant."""
     from scipy.sparse import csr_array
 
-    count = tables.variables
-    objective = [np.zeros(count)]
-    constant, first = 0.0, {}
+    columns = _columns(tables)
+    objective, constant = np.zeros(columns.count), 0.0
     for d, (rows, values) in tables.values.items():
         constant += float(values[:, 0].sum())
-        first |= {row: count + i * (2**d - 1) for i, row in enumerate(rows.tolist())}
-        objective.append((values[:, 1:] - values[:, :1]).ravel())
-        count += len(rows) * (2**d - 1)
-    in_tables = collections.Counter(
-        pair for set_ in tables.sets for pair in itertools.combinations(set_, 2)
-    )
-    shared = [pair for pair, times in in_tables.items() if times > 1]
-    pair_at = {pair: count + i for i, pair in enumerate(shared)}
-    count += len(shared)
-    objective.append(np.zeros(len(shared)))
-
+        start = columns.first[int(rows[0])]
+        change = (values[:, 1:] - values[:, :1]).ravel()
+        objective[start : start + len(rows) * (2**d - 1)] = change
     entries = _Entries()
     for place, set_ in enumerate(tables.sets):
-        weights = np.arange(first[place], first[place] + 2 ** len(set_) - 1)
-        states = np.arange(1, 2 ** len(set_))
+        weights, states = columns.weights(place, len(set_)), np.arange(1, 2 ** len(set_))
         entries.add(weights, -1, 0.0, 1.0)
         for j, feature in enumerate(set_):
             entries.add(weights[states >> j & 1 == 1], feature)
         for (i, a), (j, b) in itertools.combinations(enumerate(set_), 2):
-            if (a, b) in pair_at:
-                entries.add(weights[(states >> i & states >> j & 1) == 1], pair_at[a, b])
+            if (a, b) in columns.pairs:
+                entries.add(weights[(states >> i & states >> j & 1) == 1], columns.pairs[a, b])
     for variable, (place, bits) in tables.parts.items():
         d = len(tables.sets[place])
-        weights = np.arange(first[place], first[place] + 2**d - 1)
-        entries.add(weights[parity_states(d, bits)[1:]], variable)
+        entries.add(columns.weights(place, d)[parity_states(d, bits)[1:]], variable)
     entries.add(np.arange(len(problem.live)), -1, problem.least, problem.most)
     matrix = csr_array(
         (np.concatenate(entries.value), (np.concatenate(entries.row), np.concatenate(entries.at))),
-        shape=(len(entries.lower), count),
+        shape=(len(entries.lower), columns.count),
     )
-    return np.concatenate(objective), matrix, entries.lower, entries.upper, constant
+    return objective, matrix, entries.lower, entries.upper, constant
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the variables stand: the features and the parts of cut terms; then for each table the
+    weights of its states but the first; then one for each pair that several tables share."""
+
+    first: dict[int, int]
+    pairs: dict[Term, int]
+    count: int
+
+    def weights(self, place: int, d: int) -> np.ndarray:
+        return np.arange(self.first[place], self.first[place] + 2**d - 1)
+
+
+def _columns(tables: Tables) -> _Columns:
+    first, count = {}, tables.variables
+    for d, (rows, _) in tables.values.items():
+        first |= {row: count + i * (2**d - 1) for i, row in enumerate(rows.tolist())}
+        count += len(rows) * (2**d - 1)
+    uses = collections.Counter(
+        pair for set_ in tables.sets for pair in itertools.combinations(set_, 2)
+    )
+    shared = [pair for pair, times in uses.items() if times > 1]
+    pairs = {pair: count + i for i, pair in enumerate(shared)}
+    return _Columns(first, pairs, count + len(pairs))
 
 
 class _Entries:

@@ -72,12 +72,12 @@ def _padded(rows: list, fill: int) -> Tensor:
 def _starts(
     problem: SubsetProblem, starts: int, seed: int, device: torch.device | str, backend: Backend
 ) -> Tensor:
-    """Uniform masks, bool (starts, L), with features joined or left out until the size fits."""
+    """Random masks, bool (starts, L), whose sizes go from the least to the most."""
     live = len(problem.live)
     words = ops.uniform_masks(starts * live, 64, seed=seed, device=device, backend=backend)
-    key = words.view(starts, live)  # its sign is the mask, present where negative
-    size = (key < 0).sum(1).clamp(problem.least, problem.most)
-    rank = key.argsort(1).argsort(1)
+    rank = words.view(starts, live).argsort(1).argsort(1)
+    share = torch.linspace(0, 1, starts, dtype=torch.float64, device=device)
+    size = problem.least + (share * (problem.most - problem.least)).round()
     return rank < size[:, None]
 
 
@@ -106,9 +106,7 @@ def _climb(
     value, size = contribution.sum(1), masks.sum(1)
     best, best_value = present.clone(), value.clone()
     free_at = torch.zeros_like(gain, dtype=torch.int64)
-    lengths = min(
-        LONGEST, (live + 1) // 2
-    )  # of a stay, all in turn: one length would go in circles
+    lengths = min(LONGEST, (live + 1) // 2)  # in turn: one length would go in circles
     for step in range(STEPS[0] * live + STEPS[1]):
         over = (step // PHASE + row) % 2  # whether the window may be left above, or below
         grow, drop = size < problem.most + over, size > problem.least - 1 + over

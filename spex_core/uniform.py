@@ -3,7 +3,7 @@ output, by a fit that each brings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,17 @@ from . import masks as bits
 from . import ops
 from .backend import pick
 from .errors import check, check_int
-from .evaluate import Progress, SetFunction, check_samples, evaluate
 from .explanation import Explanation, Report
+from .given import check_samples
 from .gp import GpFit
+from .gp_acquire import CANDIDATES, FEWEST, propose
 from .hierarchy import hierarchy_rates
 from .memory import freed_memory_kept
-from .peel import beyond_rounding
-from .plan import plan_uniform
+from .peel import beyond_rounding, with_constant
+from .plan import SamplingPlan, further_masks, plan_uniform
 from .proxy import ProxyFit
+from .run import Answered, Clock, Found, Recipe, feature_names
 from .samples import Samples, distinct, varying
-from .spex import Clock, feature_names, with_constant
 from .transform import SparseTransform
 
 LEAST = 8  # samples
@@ -48,29 +49,43 @@ class Algorithm:
     fit: Callable[[Tensor, Tensor, int], Sequence[ProxyFit]]
 
 
-def explain_function(
-    algorithm: Algorithm,
-    f: SetFunction,
-    names: tuple[str, ...],
-    *,
-    budget: int,
-    prefix_sharing: bool,
-    batch_size: int,
-    progress: Progress | None,
-    known: tuple[np.ndarray, np.ndarray] | None,
-) -> Explanation | list[Explanation]:
-    """Ask f at `budget` uniform masks, and fit."""
-    clock = Clock()
-    with clock("plan"):
-        plan = plan_uniform(len(names), budget, seed=algorithm.seed, prefix_sharing=prefix_sharing)
-    with clock("evaluate"):
-        values, used = evaluate(
-            f, plan, batch_size=batch_size, progress=progress, known=known, many=True
+@dataclass(frozen=True)
+class UniformRecipe(Recipe):
+    """An algorithm on masks at random. options: as Recipe has them."""
+
+    algorithm: Algorithm
+    budget: int
+    prefix_sharing: bool
+    options: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        return self.algorithm.name
+
+    @property
+    def seed(self) -> int:
+        return self.algorithm.seed
+
+    def plan(self, n: int) -> SamplingPlan:
+        budget = check_int(f"{self.algorithm.where}: budget", self.budget, least_masks(n))
+        return plan_uniform(n, budget, seed=self.seed, prefix_sharing=self.prefix_sharing)
+
+    def fit(self, answered: Answered, clock: Clock) -> Found:
+        return explain_values(
+            self.algorithm,
+            *(*answered.samples(), answered.names, clock),
+            budget=self.budget,
+            uniform=answered.whole,
         )
-    masks = plan.masks(0, plan.total)
-    return explain_values(
-        *(algorithm, masks, values, names, clock), budget=budget, used=used, uniform=True
-    )
+
+    def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
+        """Where the last fit has a process: the masks that would tell it most about single
+        features. Uniform ones for several outputs, and while a feature has not varied yet."""
+        process = None if found is None or isinstance(found, list) else found.process
+        if process is None or process.features is not None:
+            return super().propose(plan, count, found)
+        candidates = further_masks(plan, max(FEWEST, CANDIDATES * count))
+        return propose(process, min(count, len(candidates)), candidates=candidates)
 
 
 def explain_samples(
@@ -84,19 +99,8 @@ def explain_samples(
         packed = bits.pack(dense)
     values = torch.from_numpy(numbers)
     return explain_values(
-        algorithm, packed, values, names, clock, budget=len(packed), used=0, uniform=False
+        algorithm, packed, values, names, clock, budget=len(packed), uniform=False
     )
-
-
-def check_run(
-    where: str, f: object, n: int | None, features: Sequence[str] | None, budget: int, batch: int
-) -> tuple[tuple[str, ...], int, int]:
-    """Names of the features, budget and batch size."""
-    if not callable(f):
-        raise TypeError(f"{where}: f must be callable, got {type(f).__name__}")
-    names = feature_names(where, n, features, f)
-    budget = check_int(f"{where}: budget", budget, least_masks(len(names)))
-    return names, budget, check_int(f"{where}: batch_size", batch, 1)
 
 
 def explain_values(
@@ -107,7 +111,6 @@ def explain_values(
     clock: Clock,
     *,
     budget: int,
-    used: int,
     uniform: bool,
 ) -> Explanation | list[Explanation]:
     """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output.
@@ -136,7 +139,7 @@ def explain_values(
             n=n,
             degree=len(samples.features) if samples.whole else algorithm.degree,
             budget=budget,
-            used=used,
+            used=0,
             unique=len(samples.masks),
             left_out=found.left_out,
             r2=found.r2,

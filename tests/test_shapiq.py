@@ -197,10 +197,10 @@ def test_seeds() -> None:
         return np.sin(masks @ np.arange(30.0)) + masks[:, 0]
 
     def values(state: int | None, later: int | None = None) -> np.ndarray:
-        made = ProxySPEX(n=30, max_order=2, index="FBII", random_state=state)
+        made = SPEX(n=30, max_order=2, index="FBII", random_state=state)
         if later is not None:
             made.set_random_state(later)
-        return made.approximate(100, game).values
+        return made.approximate(1000, game).values
 
     assert np.array_equal(values(1), values(1))
     assert np.array_equal(values(2, later=1), values(1))
