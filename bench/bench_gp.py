@@ -1,23 +1,26 @@
 """GPSPEX beside ProxySPEX, a linear fit and the public ProxySPEX, on real value functions.
 
     SPEX_GAMES=shared/games python bench/bench_gp.py                        # the summary
-    SPEX_GAMES=... python bench/bench_gp.py --run [--seeds 0,1] [--budgets 50] [--every 4] [--pure]
+    SPEX_GAMES=... python bench/bench_gp.py --run [--seeds 0,1] [--budgets 50] [--every 4]
 
 The second command runs the cases that results/gp_runs.jsonl has no line for, one line a case, so it
-can be stopped and goes on; --every 4 takes every fourth game, --pure runs the preset without trees
-too. The first reads those lines and writes results/gp.json: held-out R2, mean over seeds, on masks
-that none has seen.
+can be stopped and goes on; --every 4 takes every fourth game. The first reads those lines and
+writes results/gp.json: held-out R2, mean over seeds, on masks that none has seen.
 
-`gp` is gpspex(), `pure` its preset without trees, `ours` proxyspex(), `linear` ridge regression on
-single features at the level of least leave-one-out error, `theirs` shapiq's ProxySPEX as
-bench_faithful.py recorded it, on the same samples. `covered` is the share of the coefficients
-returned whose 95 % interval holds the exact one, where the whole table is known; `z` the root mean
-square of the errors of predictions over their standard deviations. CPU seconds, one thread.
+`gp` is gpspex(), `ours` proxyspex(), `linear` ridge regression on single features at the level of
+least leave-one-out error, `auto` the stack of these that algorithm="auto" makes, `theirs` shapiq's
+ProxySPEX as bench_faithful.py recorded it, all on the same samples. `spex` is spex() at the same
+budget, on masks of its own, for seed 0 and where the game can be asked and the budget is enough.
+`below` is what auto lacks on the best of linear, ours, gp and spex. `covered` is the share of the
+coefficients returned whose 95 % interval holds the exact one, where the whole table is known; `z`
+the root mean square of the errors of predictions over their standard deviations. CPU seconds, one
+thread; those of auto hold those of its members.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -31,15 +34,20 @@ from harness import HERE, Row, table, write
 
 import spex_core
 from spex_core import masks as bits
-from spex_core.ridge import leave_one_out
+from spex_core.auto import AUTO, auto_algorithm, linear_fit, stack
+from spex_core.explanation import Explanation
+from spex_core.gpspex import gp_algorithm
+from spex_core.plan import least_budget
+from spex_core.proxy import ProxyFit
+from spex_core.proxyspex import proxy_algorithm
+from spex_core.uniform import Algorithm, explain_samples
 
 BUDGETS = [50, 100, 300, 600, 1000]
 RUNS = HERE / "results" / "gp_runs.jsonl"
-LEVELS = torch.logspace(-3, 4, 29, dtype=torch.float64)
 TABLE = 16  # features up to which the exact spectrum is compared with
 
 
-def run(name: str, T: int, seed: int, pure: bool) -> Row | None:
+def run(name: str, T: int, seed: int) -> Row | None:
     """One case; None where the game has fewer samples, or only equal ones."""
     n, (masks, values), test = games.samples(name, seed)
     masks, values = masks[:T], values[:T]
@@ -47,32 +55,58 @@ def run(name: str, T: int, seed: int, pure: bool) -> Row | None:
         return None
     row: Row = {"game": name, "n": n, "samples": T, "seed": seed}
     row["linear"] = linear(masks, values, n).score(*test)
-    options = {"gp": ("gpspex", "default"), "ours": ("proxyspex", "default")}
-    if pure:
-        options["pure"] = ("gpspex", "pure")
-    for key, (algorithm, preset) in options.items():
+    fits: dict[str, ProxyFit | None] = {"gp": None}
+    for key, make in (("ours", proxy_algorithm), ("gp", gp_algorithm), ("auto", auto_algorithm)):
+        algorithm = make("bench_gp", "default", None, None, seed)
         start = time.process_time()
-        ex = spex_core.fit(masks, values, algorithm=algorithm, preset=preset, seed=seed)
+        ex = explain_samples(shared(algorithm, key, fits), masks, values, None)
         row[f"{key}_cpu"] = round(time.process_time() - start, 3)
         row[key] = ex.transform.score(*test)
-        if ex.process is None:
-            continue
-        row[f"{key}_out_of_fold"], row[f"{key}_missed"] = ex.report.r2, ex.report.missed
-        mean, stderr = ex.process.predict(test[0][:1000])
-        row[f"{key}_process"] = r2(test[1][:1000], mean)
-        row[f"{key}_z"] = float(np.mean(((test[1][:1000] - mean) / stderr) ** 2) ** 0.5)
-        if (covered := coverage(name, n, ex.transform)) is not None:
-            row[f"{key}_covered"] = covered
+        row[f"{key}_out_of_fold"] = ex.report.r2
+        if ex.transform.stderr is not None:
+            row |= {f"{key}_{what}": x for what, x in honesty(name, n, ex, test).items()}
+    row["auto_cpu"] = round(row["auto_cpu"] + row["ours_cpu"] + row["gp_cpu"], 3)
+    if seed == 0 and (score := of_spex(name, T, test)) is not None:
+        row["spex"] = score
     return row
 
 
+def shared(algorithm: Algorithm, key: str, fits: dict[str, ProxyFit | None]) -> Algorithm:
+    """The algorithm, that keeps its fit, or of auto, that stacks those kept."""
+
+    def fit(masks: torch.Tensor, values: torch.Tensor, n: int) -> list[ProxyFit]:
+        if key == "auto":
+            return [stack(masks, values[0], n, fits["ours"], fits["gp"], None, AUTO)]
+        found = algorithm.fit(masks, values, n)
+        fits[key] = found[0]
+        return found
+
+    return dataclasses.replace(algorithm, fit=fit)
+
+
+def honesty(name: str, n: int, ex: Explanation, test: games.Samples) -> Row:
+    """How far the errors that an explanation states are true."""
+    out: Row = {}
+    if ex.report.r2_process is not None:
+        mean, stderr = ex.process.predict(test[0][:1000])
+        out["process"] = r2(test[1][:1000], mean)
+        out["z"] = float(np.mean(((test[1][:1000] - mean) / stderr) ** 2) ** 0.5)
+    if (covered := coverage(name, n, ex.transform)) is not None:
+        out["covered"] = covered
+    return out
+
+
+def of_spex(name: str, T: int, test: games.Samples) -> float | None:
+    """R2 of spex() with so many masks, where that is not all there are."""
+    n, function = games.load(name)
+    if function is None or not least_budget(n, 5) <= T < 1 << n:
+        return None
+    return spex_core.spex(function, n, budget=T).transform.score(*test)
+
+
 def linear(masks: np.ndarray, values: np.ndarray, n: int) -> spex_core.SparseTransform:
-    single = bits.pack(np.eye(n, dtype=bool))
-    mean = values.mean()
-    found = leave_one_out(bits.pack(masks), torch.from_numpy(values - mean), single, LEVELS)
-    support = torch.cat([torch.zeros(1, single.shape[1], dtype=torch.int64), single])
-    coefs = torch.cat([torch.tensor([mean], dtype=torch.float64), found.coefs])
-    return spex_core.SparseTransform(n, support, coefs)
+    found = linear_fit(bits.pack(masks), torch.from_numpy(values), n)
+    return spex_core.SparseTransform(n, found.support, found.coefs)
 
 
 def coverage(name: str, n: int, transform: spex_core.SparseTransform) -> float | None:
@@ -90,16 +124,18 @@ def r2(values: np.ndarray, fit: np.ndarray) -> float:
 
 
 def lines() -> list[Row]:
-    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    """The last line of each case."""
+    rows = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    return list({(row["game"], row["samples"], row["seed"]): row for row in rows}.values())
 
 
-def run_cases(seeds: list[int], budgets: list[int], every: int, pure: bool) -> None:
+def run_cases(seeds: list[int], budgets: list[int], every: int) -> None:
     torch.set_num_threads(1)
-    there = {(row["game"], row["samples"], row["seed"]) for row in lines()}
+    there = {(row["game"], row["samples"], row["seed"]) for row in lines() if "auto" in row}
     for seed in seeds:
         for T in budgets:
             for name in games.names()[::every]:
-                if (name, T, seed) in there or (row := run(name, T, seed, pure)) is None:
+                if (name, T, seed) in there or (row := run(name, T, seed)) is None:
                     continue
                 with RUNS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -121,31 +157,58 @@ def averaged() -> list[Row]:
                 row[key] = statistics.mean(values)
         if both := [run for run in runs if run["theirs"] is not None]:
             row["gain"] = statistics.mean(run["gp"] - run["theirs"] for run in both)
+        best = max(row[key] for key in ("linear", "ours", "gp", "spex") if key in row)
+        if "auto" in row:
+            row["below"] = best - row["auto"]
         rows.append(row)
     return rows
 
 
 def summary(rows: list[Row], T: int) -> Row:
-    """The figures that are asked for, over the games that have so many samples."""
+    """The figures that are asked for, over the games that have so many samples; those of auto, over
+    the games that have a line with it."""
     rows = [row for row in rows if row["samples"] == T]
+    stacked = [row for row in rows if "auto" in row]
+    out = {"samples": T, "games": len(rows), "seeds": max(row["seeds"] for row in rows)}
+    for key in ("linear", "ours", "gp"):
+        out[key] = mean_of([max(row[key], -1.0) for row in rows])
+    out |= of_auto(stacked) | against_others(rows, T)
+    for key in ("gp", "auto"):
+        covered = [row[f"{key}_covered"] for row in rows if f"{key}_covered" in row]
+        out |= {
+            f"{key} covered": mean_of(covered),
+            f"{key} covered below 0.9": sum(x < 0.9 for x in covered),
+            f"{key} covered over 0.99": sum(x > 0.99 for x in covered),
+            f"{key} tables": len(covered),
+        }
+    for key in ("ours", "gp", "auto"):
+        out[f"{key} cpu"] = mean_of([row[f"{key}_cpu"] for row in rows if f"{key}_cpu" in row])
+    return out
+
+
+def of_auto(rows: list[Row]) -> Row:
+    """The stack against its members."""
+    return {
+        "auto games": len(rows),
+        "auto": mean_of([max(row["auto"], -1.0) for row in rows]),
+        "foolish auto": sum(row["auto"] < row["linear"] - 0.02 for row in rows),
+        "auto below by over 0.01": sum(row["below"] > 0.01 for row in rows),
+        "auto below at most": max((row["below"] for row in rows), default=""),
+        "spex": sum("spex" in row for row in rows),
+        "spex best": sum(row.get("spex", -9) > max(row["ours"], row["gp"]) + 0.01 for row in rows),
+    }
+
+
+def against_others(rows: list[Row], T: int) -> Row:
+    """GPSPEX against a linear fit, the public ProxySPEX and ours."""
     gains = [row["gain"] for row in rows if "gain" in row]
     small = [row for row in rows if 10 * row["n"] >= T]
-    covered = [row["gp_covered"] for row in rows if "gp_covered" in row]
     return {
-        "samples": T,
-        "games": len(rows),
-        "seeds": max(row["seeds"] for row in rows),
-        "gp": statistics.mean(max(row["gp"], -1.0) for row in rows),
-        "pure": mean_of([max(row["pure"], -1.0) for row in rows if "pure" in row]),
-        "ours": statistics.mean(max(row["ours"], -1.0) for row in rows),
         "foolish": sum(row["gp"] < row["linear"] - 0.02 for row in rows),
         "better than theirs": share([gain > 0 for gain in gains]),
         "mean gain capped at 1": mean_of([min(gain, 1.0) for gain in gains]),
         "not below ours, to 10 n": share([row["gp"] >= row["ours"] - 0.01 for row in small]),
-        "covered": middle(covered),
-        "covered 0.9 to 0.99": share([0.9 <= x <= 0.99 for x in covered]),
         "z": middle([row["gp_z"] for row in rows if "gp_z" in row]),
-        "cpu": statistics.mean(row["gp_cpu"] for row in rows),
     }
 
 
@@ -161,12 +224,12 @@ def middle(values: list[float]) -> float | str:
     return statistics.median(values) if values else ""
 
 
-def samples_to_match(rows: list[Row]) -> dict[str, float]:
-    """Samples at which gp reaches the peer's R2 at 1,000, of each game that has so many."""
+def samples_to_match(rows: list[Row], key: str) -> dict[str, float]:
+    """Samples at which `key` reaches the peer's R2 at 1,000, of each game that has so many."""
     pairs = defaultdict(list)
     for row in rows:
         if "theirs" in row:
-            pair = {"samples": row["samples"], "ours": row["gp"], "theirs": row["theirs"]}
+            pair = {"samples": row["samples"], "ours": row[key], "theirs": row["theirs"]}
             pairs[row["game"]].append(pair)
     found = {game: matched(pair) for game, pair in pairs.items()}
     return {game: samples for game, samples in found.items() if samples is not None}
@@ -174,23 +237,25 @@ def samples_to_match(rows: list[Row]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("run", "pure"):
-        parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--run", action="store_true")
     for name, default in (("seeds", "0,1,2,3,4"), ("budgets", ",".join(map(str, BUDGETS)))):
         parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--every", type=int, default=1)
     args = parser.parse_args()
     if args.run:
         seeds, budgets = ([int(x) for x in text.split(",")] for text in (args.seeds, args.budgets))
-        run_cases(seeds, budgets, args.every, args.pure)
+        run_cases(seeds, budgets, args.every)
         return
     rows = averaged()
     totals = [summary(rows, T) for T in sorted({row["samples"] for row in rows})]
     table(totals, "R2 on masks not seen")
-    reached = samples_to_match(rows)
-    half = statistics.median(reached.values()) if reached else None
-    print(f"samples to match the peer's R2 at 1,000: median {half} of {len(reached)} games")
-    write("gp", rows, threads=1, summary=totals, matched=reached, median_matched=half)
+    matches = {}
+    for key in ("gp", "auto"):
+        reached = samples_to_match(rows, key)
+        half = statistics.median(reached.values()) if reached else None
+        matches |= {f"{key}_matched": reached, f"{key}_median_matched": half}
+        print(f"{key}: the peer's R2 at 1,000 with {half} samples, median of {len(reached)} games")
+    write("gp", rows, threads=1, summary=totals, **matches)
 
 
 if __name__ == "__main__":

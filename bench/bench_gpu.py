@@ -132,6 +132,8 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     there, peeling = bins.to(device), {"floor": 1e-15, "chase": 6}
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
+    process, *prior = prior_of(masks[:5000, :1], device)[1:]
+    weights = torch.ones(5000, 5000, dtype=torch.float64, device=device)
     cases = [
         (
             *("uniform_masks", f"{samples} x {n}"),
@@ -169,6 +171,20 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             lambda d, how: ops.parity_gram(columns[:99].to(d), 2048 * 64, **how),
             columns.nbytes + 8 * 2048**2,
         ),
+        (
+            *("anova_kernel", "5000 x 5000, n=64, order 4"),
+            lambda: ops.anova_kernel(process, process, *prior),
+            lambda d: ops.anova_kernel(*prior_of(few[:99, :1], d)),
+            8 * 5000**2,
+        ),
+        (
+            *("anova_kernel_grad", "5000 x 5000, n=64, order 4"),
+            lambda: ops.anova_kernel_grad(process, process, *prior, weights),
+            lambda d: ops.anova_kernel_grad(
+                *prior_of(few[:99, :1], d), torch.ones(99, 99, device=d)
+            )[0].round(decimals=6),
+            8 * 5000**2,
+        ),
         *(
             (
                 *("bch_decode", f"{len(readings)} rows, n={n}, t=5, chase={chase}"),
@@ -201,6 +217,14 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             name = {"op": op, "size": size, "backend": backend}
             found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
     return found
+
+
+def prior_of(masks: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What anova_kernel takes for masks of 64 features at order 4, by sums that are exact."""
+    masks = masks.contiguous().to(device)
+    relevances = torch.ones(64, dtype=torch.float64, device=device)
+    variances = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=device)
+    return masks, masks, relevances, variances
 
 
 def main() -> None:

@@ -101,6 +101,34 @@ def faithful(found: dict) -> Iterator[str]:
     )
 
 
+def gp(found: dict) -> Iterator[str]:
+    """GPSPEX and the stack beside the others on the same samples; means over games."""
+    head = "R2 linear / ProxySPEX / GPSPEX / auto | auto below the best by over 0.01"
+    tail = "GPSPEX's gain on shapiq's ProxySPEX | coefficients covered | CPU s"
+    yield f"| samples | games, seeds | {head} | {tail} |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in found["summary"]:
+        gain, auto, covered = (row[x] for x in ("mean gain capped at 1", "auto", "gp covered"))
+        yield (
+            f"| {row['samples']:,} | {row['games']}, {row['seeds']} | {row['linear']:.3f} / "
+            f"{row['ours']:.3f} / {row['gp']:.3f} / {f'{auto:.3f}' if auto != '' else '-'} | "
+            f"{row['auto below by over 0.01']} of {row['auto games']} | "
+            f"{f'{gain:+.3f}' if gain != '' else '-'} | "
+            f"{f'{covered:.0%}' if covered != '' else '-'} | {row['gp cpu']:.1f} |"
+        )
+
+
+def acquire(found: dict) -> Iterator[str]:
+    yield "| masks proposed for | games | R2 gained on uniform ones, mean / median | better |"
+    yield "|---|---|---|---|"
+    for row in found["summary"]:
+        what = {"first": "single features", "function": "f at uniform masks"}[row["quantity"]]
+        yield (
+            f"| {what} | {row['games']} | {row['mean gain of R2']:+.3f} / "
+            f"{row['median gain of R2']:+.3f} | {row['better R2']:.0%} |"
+        )
+
+
 def proxyspex(found: dict) -> Iterator[str]:
     yield "| ProxySPEX, one thread | samples | preset | R2 shapiq / here | CPU s | times faster |"
     yield "|---|---|---|---|---|---|"
@@ -198,6 +226,8 @@ def subsets(found: dict) -> Iterator[str]:
 
 TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "faithful": faithful,
+    "gp": gp,
+    "acquire": acquire,
     "proxyspex": proxyspex,
     "proxy_scale": large,
     "boost": boosting,

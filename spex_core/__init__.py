@@ -10,6 +10,7 @@ from .errors import (
     MissingExtra,
     SpexError,
 )
+from .explain import explain
 from .explanation import Explanation, Report, load
 from .faithfulness import (
     Removal,
@@ -51,6 +52,7 @@ __all__ = [
     "Trees",
     "ValueFunction",
     "energy_split",
+    "explain",
     "fit",
     "gpspex",
     "hierarchy_rates",

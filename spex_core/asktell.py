@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .auto import auto_recipe
 from .errors import check
 from .gpspex import gp_recipe
 from .proxyspex import proxy_recipe
@@ -18,6 +19,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "spex": spex_recipe,
     "proxyspex": proxy_recipe,
     "gpspex": gp_recipe,
+    "auto": auto_recipe,
 }
 
 
@@ -39,7 +41,7 @@ def plan(
     `run.fit()` may be called at any time.
 
     Args:
-        algorithm: "spex", "proxyspex" or "gpspex".
+        algorithm: "spex", "proxyspex", "gpspex", or "auto", the stack of explain().
         n, features, budget, seed, known: as in the function of that name.
         store: where values are kept as they are told: a directory, new or of the same plan, or a
             Store. A run that is made again on it asks for what is missing.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .value_function import ValueFunction
 
-BUDGETS = {"proxyspex": 2000, "spex": 5000}  # unless --budget or --compare says otherwise
+# Unless --budget or --compare says otherwise.
+BUDGETS = {"proxyspex": 2000, "auto": 1000, "spex": 5000}
 OWN = ("command", "run", "folder", "quiet")  # of one call of `spex run`, not of its run
 
 
@@ -89,15 +90,16 @@ def _run(
     f: ValueFunction, args: argparse.Namespace, score_every: float | None = None, **more: Any
 ) -> Explanation:
     """The algorithm asked for, on all it needs to know."""
+    from .explain import explain as auto
     from .progress import progress
     from .proxyspex import proxyspex
     from .spex import spex
 
-    algorithm, own = (
-        (spex, {"decoder": args.decoder})
-        if args.algorithm == "spex"
-        else (proxyspex, {"preset": args.preset})
-    )
+    algorithm, own = {
+        "spex": (spex, {"decoder": args.decoder}),
+        "proxyspex": (proxyspex, {"preset": args.preset}),
+        "auto": (auto, {}),
+    }[args.algorithm]
     with progress(f.unit, quiet=args.quiet, score_every=score_every) as show:
         return algorithm(
             f,
@@ -463,7 +465,12 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
 
 def _add_algorithm(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--algorithm", choices=list(BUDGETS), default="proxyspex", help="finds the interactions")
+    add(
+        "--algorithm",
+        choices=list(BUDGETS),
+        default="proxyspex",
+        help="finds the interactions; auto stacks proxyspex with a Gaussian process",
+    )
     add(
         "--budget",
         type=int,

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from .auto import auto_algorithm
 from .errors import check
 from .explanation import Explanation
 from .gpspex import gp_algorithm
 from .proxyspex import proxy_algorithm
 from .uniform import explain_samples
 
-ALGORITHMS = ("proxyspex", "gpspex")
+MAKERS = {"proxyspex": proxy_algorithm, "gpspex": gp_algorithm, "auto": auto_algorithm}
 
 
 def fit(
@@ -35,15 +36,16 @@ def fit(
 
     Args:    masks: bool (T, n), at least 8 distinct ones (2**n for n <= 2). values: (T,), or (T, q)
              for q outputs.
-             algorithm: "proxyspex", or "gpspex" for up to 5,000 masks. The others: as in the
-             function of that name, whose preset, degree and terms differ.
+             algorithm: "proxyspex"; "gpspex" for up to 5,000 masks; or "auto", a stack of both
+             and a linear fit, as explain() says. The others: as in the function of that name, whose
+             preset, degree and terms differ.
     Returns: an Explanation; for values (T, q) a list of q.
     Raises:  TypeError, ValueError.
     """
     check(
-        algorithm in ALGORITHMS,
-        "fit: algorithm must be 'proxyspex' or 'gpspex', the ones for masks at random, got {!r}",
+        algorithm in MAKERS,
+        "fit: algorithm must be 'proxyspex', 'gpspex' or 'auto', for masks at random, got {!r}",
         algorithm,
     )
-    make = gp_algorithm if algorithm == "gpspex" else proxy_algorithm
+    make = MAKERS[algorithm]
     return explain_samples(make("fit", preset, degree, terms, seed), masks, values, features)

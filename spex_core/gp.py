@@ -34,14 +34,15 @@ class GpFit(ProxyFit):
 
     Attributes:
         stderr: float64 (S,), posterior standard deviations of coefs.
-        r2_process: of the whole process, on the same samples as r2.
+        r2_process: of the whole process, on the same samples as r2; None where that is not what
+        the coefficients are of.
         missed: share of the variance of the process's mean that the terms left out hold.
         process: for predictions with error bars; None where every mask there is was evaluated.
     """
 
     stderr: Tensor | None = None
     r2_process: float | None = None
-    missed: float = 0.0
+    missed: float | None = None
     process: Process | None = None
 
 
@@ -89,11 +90,12 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     trials = [trial(problem, k) for k in problem.looked_at()]
     shares, level, linear_level = compare(problem, trials)
     scored = score(problem, trials, shares, level, linear_level, terms)
-    scores, surprise = dict(scored.r2), scored.surprise
+    scores, surprise, predicted = dict(scored.r2), scored.surprise["process"], scored.predicted
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
     if scored.linear_better:
-        shares, level, surprise = {"linear": 1.0}, linear_level, 1.0
+        shares, level, surprise = {"linear": 1.0}, linear_level, scored.surprise["linear"]
         scores["terms"] = scores["process"] = scores["linear"]
+        predicted = dataclasses.replace(predicted, fitted=predicted.linear)
         note = "linear, the best on samples left out"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
@@ -112,6 +114,7 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
         left_out=scored.samples,
         effective=min(process.effective(), float(len(coefs))),
         note=f"{int(problem.fold.max()) + 1} folds; prior {note}",
+        predicted=predicted.in_units(mean, unit),
         stderr=stderr,
         r2_process=scores["process"],
         missed=missed,

@@ -14,7 +14,7 @@ from .anova import Anova, Taste, fit_anova, kernel_of, linear
 from .gp_prior import Listed, Mixture, mixture_of
 from .gp_process import posterior, spectrum
 from .prior import Spectra, Terms, prior_variances
-from .proxy import LEVELS, largest, mean_of, path_errors, shares_of
+from .proxy import LEVELS, LeftOut, largest, mean_of, path_errors, shares_of
 from .transform import r2
 
 
@@ -35,7 +35,7 @@ class GpRecipe:
         larger level may cost.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
-        unlikely: a function that gives one answer has no other noise than terms.
+        unlikely: all, since a function that gives one answer has no other noise than terms.
         least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
     """
 
@@ -52,7 +52,7 @@ class GpRecipe:
     caution: float = 0.25
     listed: int = 1024
     candidates: int = 2048
-    hidden: float = 0.5
+    hidden: float = 1.0
     least_terms: int = 1024
     share: float = 0.5
     most_terms: int = 8192
@@ -133,14 +133,16 @@ class Scores:
         samples: how many. r2: of "process", "terms" and "linear".
         linear_better: whether a linear fit is better than the terms, by more than the doubt that
         the recipe allows.
-        surprise: mean square of the errors over their standard deviations, one where those are
-        right.
+        surprise: of "process" and "linear", the mean square of the errors over their standard
+        deviations, one where those are right.
+        predicted: the samples and what the terms and the linear fit make of them.
     """
 
     samples: int
     r2: dict[str, float]
     linear_better: bool
-    surprise: float
+    surprise: dict[str, float]
+    predicted: LeftOut
 
 
 def spread_out(rows: Tensor, most: int) -> Tensor:
@@ -233,7 +235,9 @@ def score(
         for one in trials[: -(-problem.recipe.scored * folds // len(problem.values))]
     ]
     left_out = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    values, stderr = left_out.pop("values"), left_out.pop("stderr")
+    rows = left_out.pop("rows")
+    stderr = {name: left_out.pop(f"{name} stderr") for name in ("process", "linear")}
+    values = problem.values.numpy()[rows]
     squares = {name: (fit - values) ** 2 for name, fit in left_out.items()}
     limit = problem.recipe.clip * min(squares["terms"].mean(), squares["linear"].mean())
     gain = np.minimum(squares["terms"], limit) - np.minimum(squares["linear"], limit)
@@ -242,15 +246,16 @@ def score(
         samples=len(values),
         r2={name: r2(values, fit) for name, fit in left_out.items()},
         linear_better=bool(gain.mean() > doubt),
-        surprise=float((squares["process"] / stderr**2).mean()),
+        surprise={name: float((squares[name] / x**2).mean()) for name, x in stderr.items()},
+        predicted=LeftOut(rows, left_out["terms"], left_out["linear"]),
     )
 
 
 def predictions(
     problem: Problem, one: Trial, mixture: Mixture, level: float, linear_level: float, terms: int
 ) -> dict[str, np.ndarray]:
-    """The values of all samples in a fold, and what those outside it make of them: by the process,
-    with its standard errors, by its largest terms, and by a linear fit."""
+    """All samples in a fold, and what those outside it make of them: by the process and by a linear
+    fit, with their standard errors, and by the largest terms of the process."""
     inside, outside = problem.split(one.fold)
     masks, y, unseen = problem.masks[inside], problem.values[inside], problem.masks[outside]
     fitted = posterior(problem.n, masks, y, mixture, level)
@@ -259,10 +264,12 @@ def predictions(
     coefs[0] += fitted.mean
     straight = mixture_of(one.priors, {"linear": 1.0})
     straight = posterior(problem.n, masks, y, straight, linear_level)
+    line, line_stderr = straight.predict(unseen)
     return {
-        "values": problem.values[outside].numpy(),
-        "stderr": stderr,
+        "rows": outside.numpy(),
         "process": mean,
+        "process stderr": stderr,
         "terms": ops.parity_predict(unseen, kept.packed(), coefs).numpy(),
-        "linear": straight.predict(unseen, stderr=False)[0],
+        "linear": line,
+        "linear stderr": line_stderr,
     }

@@ -9,6 +9,7 @@ from .errors import check
 
 MAX_SAMPLES = 5000
 MATRICES = 10  # float64 (T, T) that are there at once, at the most
+LONGEST = 120.0  # seconds on one core that a fit may take where nobody asked for it by name
 
 
 def available_bytes() -> int | None:
@@ -38,3 +39,18 @@ def check_samples_fit(name: str, samples: int) -> None:
         "proxyspex() (algorithm='proxyspex') needs far less",
         *(name, samples, needed >> 20, (there or 0) >> 20),
     )
+
+
+def affordable(samples: int, n: int, degree: int, outputs: int) -> bool:
+    """Whether a Gaussian process of so many samples fits in memory, and in LONGEST."""
+    if samples > MAX_SAMPLES or outputs * seconds_of(samples, n, degree) > LONGEST:
+        return False
+    there = available_bytes()
+    return there is None or MATRICES * 8 * samples**2 <= there
+
+
+def seconds_of(samples: int, n: int, degree: int) -> float:
+    """What a fit takes on one core, roughly: 1.5 s for 300 samples of 64 features at degree 4, 13 s
+    for 1,000. The same on every machine, so that one seed gives one result."""
+    fitted = min(samples, 1500)
+    return 1.0 + (100 * fitted**2 * (fitted + n * degree) + 2 * samples**3) / 1e10

@@ -64,9 +64,7 @@ class Process:
                 stderr: None instead of the deviations if False, for speed.
         Raises: TypeError, ValueError as SparseTransform.predict.
         """
-        rows = bits.pack_batch("predict", masks, self.wide or self.n)
-        if self.features is not None:
-            rows = bits.pack(bits.unpack(rows, self.wide)[:, self.features])
+        rows = self.narrow(bits.pack_batch("predict", masks, self.wide or self.n))
         cross = self.mixture.covariance(rows, self.masks)
         with one_thread():
             mean = (cross @ self.dual).numpy() * self.unit + self.mean
@@ -77,6 +75,12 @@ class Process:
         variance = variance.clamp(min=0.0) + self.level
         return mean, self.unit * np.sqrt(self.scale * variance.numpy())
 
+    def narrow(self, masks: Tensor) -> Tensor:
+        """Packed masks of all features -> of the n here."""
+        if self.features is None:
+            return masks
+        return bits.pack(bits.unpack(masks, self.wide)[:, self.features])
+
     def coefs(self, terms: Terms) -> tuple[Tensor, np.ndarray]:
         """The posterior mean of F[k] over `unit`, the mean of the values left out, and the prior
         variances: float64 (S,) each."""
@@ -85,16 +89,20 @@ class Process:
         return torch.from_numpy(prior) * sums, prior
 
     def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
-        """The posterior standard deviation of F[k], with what is hidden: float64 (S,)."""
+        """The root mean square error of F[k]: its posterior variance, what is hidden, and what
+        shrinking takes off, as seen on the process's own mean: float64 (S,)."""
         out, packed = torch.empty(len(prior), dtype=torch.float64), terms.packed()
+        with one_thread():  # the mean of a process that is given what this one leaves
+            again = torch.cholesky_solve(self.level * self.dual[:, None], self.factor)[:, 0]
+        shrunk = torch.from_numpy(prior) * ops.parity_adjoint(self.masks, packed, again)
         for start in range(0, len(out), BLOCK):
             rows = slice(start, start + BLOCK)
             x = signs(ops.parity_bits(self.masks, packed[rows]), len(self.masks)).double()
             with one_thread():
                 known = torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().sum(0)
             v = torch.from_numpy(prior[rows])
-            out[rows] = (v * (1.0 - v * known).clamp(min=0.0) + self.hidden).sqrt()
-        return out * (self.unit * self.scale**0.5)
+            out[rows] = v * (1.0 - v * known).clamp(min=0.0) + self.hidden
+        return (self.scale * out + shrunk.square()).sqrt() * self.unit
 
     def effective(self) -> float:
         """The free terms that the fit amounts to, the trace of K (K + level)**-1."""

@@ -344,6 +344,10 @@ def anova_kernel(
             from . import native
 
             return native.anova_kernel_cpu(masks, others, relevances, variances)
+        case "triton":
+            from .triton_kernels.anova_kernel import anova_kernel as impl
+
+            return impl(masks, others, relevances, variances)
         case _:
             return reference_gp.anova_kernel(masks, others, relevances, variances)
 
@@ -384,6 +388,10 @@ def anova_kernel_grad(
             from . import native
 
             by_relevance, by_variance = native.anova_kernel_grad_cpu(*inputs)
+        case "triton":
+            from .triton_kernels.anova_kernel import anova_kernel_grad as impl
+
+            by_relevance, by_variance = impl(*inputs)
         case _:
             by_relevance, by_variance = reference_gp.anova_kernel_grad(*inputs)
     return by_relevance * _unit(given.double()), by_variance

@@ -4,6 +4,7 @@ their exact spectra, priors mixed as the samples left out of the trees decide, r
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +68,24 @@ ALL_LINEAR = 65_536  # features that a linear fit takes in: as many sets of n bi
 FOLDS = 5  # stream of the uniform-mask table that shuffles the samples
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """What fits that had not seen them make of samples.
+
+    Attributes:
+        rows: int64 (R,), which samples. fitted, linear: float64 (R,), their values by fits like the
+        one that is returned, and by linear ones.
+    """
+
+    rows: np.ndarray
+    fitted: np.ndarray
+    linear: np.ndarray
+
+    def in_units(self, mean: float, unit: float) -> LeftOut:
+        """The same where values are not those of (f - mean) / unit but of f."""
+        return LeftOut(self.rows, self.fitted * unit + mean, self.linear * unit + mean)
+
+
 @dataclass(frozen=True)
 class ProxyFit:
     """The terms and how they were found.
@@ -77,6 +96,7 @@ class ProxyFit:
         left_out: how many those are.
         effective: the free terms that the regression amounts to.
         note: how the terms were chosen, in words.
+        predicted: the samples left out; None where there are none, or a recipe does not say.
     """
 
     support: Tensor
@@ -86,6 +106,7 @@ class ProxyFit:
     left_out: int
     effective: float
     note: str
+    predicted: LeftOut | None = None
 
 
 def fit_default(
@@ -220,17 +241,18 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     size = min(max(int(recipe.share * len(problem.values)), recipe.candidates), recipe.most)
     mixture, level, linear_level = compare_priors(problem)
     linear = single_features(problem.support)
-    truth, fitted, fitted_linear = [], [], []
+    rows, fitted, fitted_linear = [], [], []
     for k in problem.folds(-(-recipe.scored * (problem.fold.max() + 1) // len(problem.values))):
         inside, outside = problem.split(k)
         chosen = take(problem.support, problem.blend(mixture, k), terms or size)
         fitted.append(predict(problem, *chosen, level, inside, outside))
         fitted_linear.append(predict(problem, *linear, linear_level, inside, outside))
-        truth.append(problem.values[outside].numpy())
-    truth = np.concatenate(truth)
-    score = r2(truth, np.concatenate(fitted))
-    score_linear = r2(truth, np.concatenate(fitted_linear))
+        rows.append(outside.numpy())
+    left_out = LeftOut(*(np.concatenate(parts) for parts in (rows, fitted, fitted_linear)))
+    truth = problem.values.numpy()[left_out.rows]
+    score, score_linear = r2(truth, left_out.fitted), r2(truth, left_out.linear)
     if score_linear > score:
+        left_out = dataclasses.replace(left_out, fitted=left_out.linear)
         chosen, level, note = linear, linear_level, "a linear fit, the best on samples left out"
     else:
         chosen = take(problem.support, problem.blend(mixture), terms or size)
@@ -245,7 +267,10 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     coefs[0] += mean
     better = max(score, score_linear)
     effective = min(fit.effective, float(len(coefs)))  # none of it in the dust
-    return ProxyFit(support, coefs, better, score_linear, len(truth), effective, note)
+    return ProxyFit(
+        *(support, coefs, better, score_linear, len(truth), effective, note),
+        predicted=left_out.in_units(mean, unit),
+    )
 
 
 def single_features(support: Terms) -> tuple[Terms, np.ndarray]:

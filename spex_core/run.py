@@ -164,6 +164,11 @@ class Run:
             "missing": ledger.missing,
         }
 
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Masks packed int64 (rows, W) that have a value, and the values, (rows,) or (rows, q)."""
+        values, there = self._ledger.answers()
+        return Answered(self.plan, values, there, self.features).samples()
+
     # ---- Ask and tell ----------------------------------------------------------------------------
 
     def batches(self, size: int = 1024, *, packed: bool = False) -> Iterator[np.ndarray | Tensor]:

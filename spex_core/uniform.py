@@ -70,7 +70,7 @@ class UniformRecipe(Recipe):
         return plan_uniform(n, budget, seed=self.seed, prefix_sharing=self.prefix_sharing)
 
     def fit(self, answered: Answered, clock: Clock) -> Found:
-        return _explain(
+        return explain_values(
             self.algorithm,
             *(*answered.samples(), answered.names, clock),
             budget=self.budget,
@@ -88,10 +88,12 @@ def explain_samples(
     with clock("plan"):
         packed = bits.pack(dense)
     values = torch.from_numpy(numbers)
-    return _explain(algorithm, packed, values, names, clock, budget=len(packed), uniform=False)
+    return explain_values(
+        algorithm, packed, values, names, clock, budget=len(packed), uniform=False
+    )
 
 
-def _explain(
+def explain_values(
     algorithm: Algorithm,
     masks: Tensor,
     values: Tensor,

@@ -51,7 +51,7 @@ class FakeExplanation:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Both algorithms replaced by recorders that ask for three masks and return a FakeExplanation,
+    """All algorithms replaced by recorders that ask for three masks and return a FakeExplanation,
     and the comparison by one that asks for one more."""
     record = types.SimpleNamespace(error=None, compare_error=None, compared=None)
 
@@ -77,7 +77,7 @@ def fake(monkeypatch):
             raise record.compare_error
         return "both of them"
 
-    for name in ("spex", "proxyspex"):
+    for name in ("spex", "proxyspex", "explain"):
         monkeypatch.setitem(sys.modules, f"spex_core.{name}", algorithm(name))
     monkeypatch.setattr(compare, "compare", compared)
     return record
@@ -160,7 +160,9 @@ def test_the_options_reach_spex(run, fake):
     assert "both of them" not in out
 
 
-@pytest.mark.parametrize(("algorithm", "budget"), [("proxyspex", 2000), ("spex", 5000)])
+@pytest.mark.parametrize(
+    ("algorithm", "budget"), [("proxyspex", 2000), ("auto", 1000), ("spex", 5000)]
+)
 def test_each_algorithm_has_a_budget_of_its_own(run, fake, algorithm, budget):
     run("--quiet", algorithm=algorithm)
     assert fake.options["budget"] == budget
@@ -287,7 +289,7 @@ def test_failures_of_the_run_are_one_line(run, fake, tmp_path, error, code, mess
     assert not (tmp_path / "out.npz").exists()
 
 
-@pytest.mark.parametrize("algorithm", ["proxyspex", "spex"])
+@pytest.mark.parametrize("algorithm", ["proxyspex", "spex", "auto"])
 def test_explain_end_to_end_on_sentences(run, tmp_path, algorithm):
     """Six features and a budget for all 64 masks: an exact result, found again by its seed."""
     options = {"units": "sentences", "budget": 500, "degree": 2, "index": "SV"}

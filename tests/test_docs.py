@@ -23,6 +23,7 @@ DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", re
 # Public too, in modules of their own.
 BESIDE = {"plots.Plots", "store.Store", "store.Manifest", "stored.Stored"}
 BESIDE |= {"store_parquet.export_parquet", "store_parquet.import_parquet"}
+BESIDE |= {"gp_acquire.propose"}
 
 BESIDE |= {"shapiq_values.to_shapiq", "shapiq_values.from_shapiq"}
 BESIDE |= {"interop.games.to_game", "interop.games.to_forward"}

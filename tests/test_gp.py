@@ -41,11 +41,11 @@ def process(rows=30, level=0.05, trees=True, mean=3.0, unit=2.0, seed=0):
 
 
 def dense_posterior(found, y, dense):
-    """Mean and covariance of all coefficients, by the normal equations of a linear model."""
+    """Mean and covariance of all coefficients given values of mean zero, by the normal equations of
+    a linear model."""
     terms = all_terms(N, 3)
     prior = found.mixture.variance(terms)
     x = characters(dense, terms) * np.sqrt(prior)
-    y = y - y.mean()
     gram = x.T @ x / found.level + np.eye(len(prior))
     mean = np.linalg.solve(gram, x.T @ y) / found.level
     covariance = found.scale * np.linalg.inv(gram)
@@ -58,13 +58,19 @@ def dense_posterior(found, y, dense):
 @pytest.mark.parametrize("trees", [False, True])
 def test_coefficients_and_their_errors(trees):
     found, y, dense = process(trees=trees)
-    terms, coefs, covariance = dense_posterior(found, y, dense)
+    terms, coefs, covariance = dense_posterior(found, y - y.mean(), dense)
     got, prior = found.coefs(terms)
     got = got * found.unit
     got[0] += found.mean
     np.testing.assert_allclose(got, coefs, atol=1e-10)
+    fitted = (characters(dense, terms) @ coefs - found.mean) / found.unit
+    _, twice, _ = dense_posterior(found, fitted, dense)
+    shrunk = twice - coefs
+    assert np.abs(shrunk).max() > 0.01
     np.testing.assert_allclose(
-        found.stderr(terms, prior), np.sqrt(covariance.diagonal().clip(0)), atol=1e-9
+        found.stderr(terms, prior),
+        np.sqrt(covariance.diagonal().clip(0) + shrunk**2),
+        atol=1e-9,
     )
     shifted = y - y.mean()
     gram = found.mixture.covariance(found.masks, found.masks).numpy() + 0.05 * np.eye(30)
@@ -81,7 +87,7 @@ def test_what_the_noise_hides_widens_the_errors():
     torch.testing.assert_close(added, want)
     masks, y = sample(noise=0.5)
     (fit,) = fit_gp(masks, y[None], 12, degree=3, terms=None, trees=False, seed=0)
-    share = 0.5 * fit.process.level / (1 + 12 + 66 + 220)
+    share = fit.process.level / (1 + 12 + 66 + 220)
     assert fit.process.hidden == pytest.approx(share)
     least = fit.process.unit * (fit.process.scale * share) ** 0.5
     assert fit.stderr.min() >= least > 0
@@ -89,7 +95,7 @@ def test_what_the_noise_hides_widens_the_errors():
 
 def test_predictions_and_their_errors():
     found, y, dense = process()
-    terms, coefs, covariance = dense_posterior(found, y, dense)
+    terms, coefs, covariance = dense_posterior(found, y - y.mean(), dense)
     new = np.random.default_rng(1).random((20, N)) < 0.5
     x = characters(new, terms)
     mean, stderr = found.predict(new)
@@ -124,7 +130,7 @@ def test_effective_terms_are_a_trace():
 @pytest.mark.parametrize("trees", [False, True])
 def test_the_terms_kept_are_the_largest_and_the_rest_is_known(trees):
     found, y, dense = process(trees=trees)
-    terms, coefs, _ = dense_posterior(found, y, dense)
+    terms, coefs, _ = dense_posterior(found, y - y.mean(), dense)
     order = np.argsort(-np.abs(coefs[1:]))
     energy = coefs[1:] ** 2
     for count in (1, 10, 40):

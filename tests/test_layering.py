@@ -60,10 +60,11 @@ ORDER = [
         "resident",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
-    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
-    *("faithfulness", "weights", "indices", "shapiq_values", "regions", "picture", "plots", "page"),
-    *("explanation", "run", "uniform", "proxyspex", "gpspex", "spex", "fit", "asktell"),
-    *("compare", "values", "interop", "demo", "inputs", "cli_runs", "cli"),
+    *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "gp_acquire"),
+    *("hierarchy", "faithfulness", "weights", "indices", "shapiq_values", "regions", "picture"),
+    *("plots", "page", "explanation", "run", "uniform", "proxyspex", "gpspex", "spex", "auto"),
+    *("fit", "asktell", "explain", "compare", "values", "interop", "demo", "inputs", "cli_runs"),
+    "cli",
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

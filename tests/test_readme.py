@@ -45,11 +45,13 @@ def test_the_shell_examples_are_options_that_there_are() -> None:
     lines = re.findall("^    (spex .*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
     parsed = [cli._parser().parse_args(shlex.split(line, comments=True)[1:]) for line in lines]
     explained = [args for args in parsed if args.command == "explain"]
-    assert {args.algorithm for args in explained} == {"proxyspex", "spex"}
+    assert {args.algorithm for args in explained} == {"proxyspex", "auto", "spex"}
     assert {args.task for args in explained} == {"similarity", "classify", "label", "answer"}
 
 
-@pytest.mark.parametrize("name", ["interactions", "proxyspex", "spex", "SparseTransform"])
+@pytest.mark.parametrize(
+    "name", ["interactions", "proxyspex", "explain", "spex", "SparseTransform"]
+)
 def test_docstring_examples_run(name: str) -> None:
     (example,) = re.findall(r"^ *Example: *(.*)$", getattr(spex_core, name).__doc__, re.MULTILINE)
     names = {each: getattr(spex_core, each) for each in spex_core.__all__}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from triton_problems import PROBLEMS, bch_decode, peel
+from triton_problems import PROBLEMS, anova_kernel_grad, bch_decode, peel
 
 from spex_core.backend import why_not
 
@@ -32,7 +32,9 @@ class Full(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(
-    "problem", [*PROBLEMS, bch_decode, peel], ids=lambda problem: problem.__name__
+    "problem",
+    [*PROBLEMS, anova_kernel_grad, bch_decode, peel],
+    ids=lambda problem: problem.__name__,
 )
 def test_whichever_tensor_finds_no_memory(problem) -> None:
     want = problem()

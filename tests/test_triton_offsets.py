@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spex_core import reference
+from spex_core import reference, reference_gp
 from spex_core.backend import interpreted, why_not
 
 if why_not("triton") is not None or not interpreted():
@@ -18,6 +18,7 @@ if why_not("triton") is not None or not interpreted():
 
 from spex_core.triton_kernels import (
     affine_masks,
+    anova_kernel,
     fwht,
     histogram,
     parity_bits,
@@ -180,6 +181,27 @@ def test_parity_gram() -> None:
     )
     assert s * terms >= 2**31
     assert torch.equal(out[:, s : s + size], reference.parity_gram(columns, samples))
+
+
+def test_anova_kernel() -> None:
+    """Masks 2**15 and on of 2**16, against themselves."""
+    masks, n, tactic = 2**16, 10, anova_kernel.TACTICS[0]
+    size = tactic["BLOCK"]
+    block = 2**15 // size
+    rows = random_words(size, 1) & 0x3FF
+    relevances = torch.linspace(0.1, 1.0, n, dtype=torch.float64)
+    variances = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    norms = torch.from_numpy(anova_kernel.norms_of(relevances, 2))
+    out = torch.zeros(size, masks, dtype=torch.float64)
+    far = Far(rows, 2**15)
+    run_program(
+        *(anova_kernel._anova_kernel_kernel, (block, block), far, far, relevances, variances),
+        *(norms, Far(out, 2**15 * masks), masks, masks, 1, n),
+        **{"SAME": 1, "ORDERS": 2, **tactic},
+    )
+    assert 2**15 * masks >= 2**31
+    want = reference_gp.anova_kernel(rows, rows, relevances, variances)
+    torch.testing.assert_close(out[:, 2**15 : 2**15 + size], want, rtol=0, atol=1e-13)
 
 
 def test_histogram() -> None:

@@ -49,6 +49,22 @@ def parity_gram() -> Tensor:
     return ops.parity_gram(words(70, 9), 9 * 64, backend="triton")
 
 
+def anova_kernel() -> Tensor:
+    relevances = torch.linspace(0.1, 1.0, 70, dtype=torch.float64).to(DEVICE)
+    variances = torch.tensor([0.1, 1.0, 0.5, 0.2], dtype=torch.float64).to(DEVICE)
+    given = words(35, 2), words(20, 2, seed=1), relevances, variances
+    return ops.anova_kernel(*given, backend="triton")
+
+
+def anova_kernel_grad() -> Tensor:
+    relevances = torch.linspace(0.1, 1.0, 10, dtype=torch.float64).to(DEVICE)
+    variances = torch.tensor([0.1, 1.0, 0.5, 0.2], dtype=torch.float64).to(DEVICE)
+    weights = torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    masks = words(20, 1)
+    given = masks, masks, relevances, variances, weights.to(DEVICE)
+    return torch.cat(ops.anova_kernel_grad(*given, backend="triton"))
+
+
 def histogram() -> Tensor:
     values = torch.randn(300, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     call = {"trees": 1, "backend": "triton"}
@@ -73,4 +89,4 @@ def peel() -> Tensor:
 
 
 PROBLEMS = [uniform_masks, affine_masks, fwht, histogram]
-PROBLEMS += [parity_bits, parity_predict, parity_adjoint, parity_gram]
+PROBLEMS += [parity_bits, parity_predict, parity_adjoint, parity_gram, anova_kernel]

@@ -1,0 +1,231 @@
+"""algorithm="auto": a linear fit, ProxySPEX and GPSPEX on the same samples, in the shares by which
+they predict samples left out best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from .errors import check, check_int
+from .gp import GpFit, fit_gp
+from .gp_memory import affordable
+from .gp_process import Process
+from .ops import MAX_ORDER
+from .prefixes import BRANCHING
+from .prior import Terms, terms_of
+from .proxy import LEVELS, LeftOut, ProxyFit, fit_default, mean_of
+from .ridge import leave_one_out
+from .transform import r2
+from .uniform import Algorithm, UniformRecipe
+
+DEGREE = 5
+MEMBERS = ("linear", "proxyspex", "gpspex")
+
+
+@dataclass(frozen=True)
+class AutoRecipe:
+    """The choices of the stack; bench/bench_gp.py measures what comes of them.
+
+    Attributes:
+        parts: shares are multiples of 1 / parts.
+        towards: shares of ProxySPEX and GPSPEX where the samples left out do not tell.
+        caution: standard errors of a difference that count as not telling.
+        worse: by how much R2 out of fold may be below that of the best member.
+        clip: squared errors count up to so many times their mean, lest one sample decide.
+        most_linear: features up to which a linear fit is a member of its own.
+    """
+
+    parts: int = 10
+    towards: tuple[float, float] = (0.2, 0.8)
+    caution: float = 1.0
+    worse: float = 0.005
+    clip: float = 9.0
+    most_linear: int = 4096
+
+
+AUTO = AutoRecipe()
+
+
+def auto_algorithm(
+    where: str,
+    preset: str,
+    degree: int | None,
+    terms: int | None,
+    seed: int,
+    *,
+    together: int = 1,
+) -> Algorithm:
+    """The stack with checked options; so many neighbouring masks are alike."""
+    check(preset == "default", "{}: preset must be 'default', got {!r}", where, preset)
+    degree = check_int(f"{where}: degree", DEGREE if degree is None else degree, 1, MAX_ORDER)
+    terms = None if terms is None else check_int(f"{where}: terms", terms, 1)
+    seed = check_int(f"{where}: seed", seed, 0, 2**64 - 1)
+
+    def fit(masks: Tensor, values: Tensor, n: int) -> list[GpFit]:
+        return fit_auto(masks, values, n, degree=degree, terms=terms, seed=seed, together=together)
+
+    return Algorithm(where, "auto", preset, "anova_kernel", degree, seed, fit)
+
+
+def auto_recipe(
+    *, budget: int, degree: int = DEGREE, prefix_sharing: bool = False, seed: int = 0
+) -> UniformRecipe:
+    """The stack on uniform masks, checked but for what depends on n."""
+    together = BRANCHING if prefix_sharing else 1
+    algorithm = auto_algorithm("explain", "default", degree, None, seed, together=together)
+    options = {"degree": algorithm.degree, "prefix_sharing": prefix_sharing}
+    return UniformRecipe(algorithm, budget, prefix_sharing, options)
+
+
+def fit_auto(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    *,
+    degree: int,
+    terms: int | None,
+    seed: int,
+    together: int = 1,
+    recipe: AutoRecipe = AUTO,
+) -> list[GpFit]:
+    """Each output by itself, from members fitted to all outputs at once. Arguments as in fit_gp;
+    GPSPEX is a member where gp_memory.affordable says so."""
+    options = {"degree": degree, "terms": terms, "seed": seed, "together": together}
+    proxies = fit_default(masks, values, n, **options)
+    processes: list[GpFit | None] = [None] * len(values)
+    if affordable(len(masks), n, degree, len(values)):
+        processes = fit_gp(masks, values, n, trees=True, **options)
+    return [
+        stack(masks, y, n, proxy, process, terms, recipe)
+        for y, proxy, process in zip(values, proxies, processes, strict=True)
+    ]
+
+
+def stack(
+    masks: Tensor,
+    values: Tensor,
+    n: int,
+    proxy: ProxyFit,
+    process: GpFit | None,
+    terms: int | None,
+    recipe: AutoRecipe,
+) -> GpFit:
+    """The members in their shares: coefficients are added up.
+
+    Args: masks: packed int64 (T, W). values: float64 (T,). process: None where it is no member.
+          terms: to keep, at most.
+    """
+    rows, fits = left_out(proxy, process)
+    if n > recipe.most_linear:
+        del fits["linear"]
+    truth = values.numpy()[rows]
+    shares = shares_of(fits, truth, recipe)
+    members: dict[str, ProxyFit] = {"proxyspex": proxy}
+    if process is not None:
+        members["gpspex"] = process
+    if shares.get("linear"):
+        members["linear"] = linear_fit(masks, values, n)
+    used = [(members[name], share) for name, share in shares.items() if share]
+    support, coefs = added([(one.support, one.coefs * share) for one, share in used])
+    support, coefs = largest(support, coefs, terms)
+    mixed = sum(share * fits[name] for name, share in shares.items())
+    scores = ", ".join(f"{name} {r2(truth, fit):.3f}" for name, fit in fits.items())
+    note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
+    shared = process is not None and shares["gpspex"] > 0
+    return GpFit(
+        support=support,
+        coefs=coefs,
+        r2=r2(truth, mixed),
+        r2_linear=proxy.r2_linear,
+        left_out=len(rows),
+        effective=min(sum(share * one.effective for one, share in used), float(len(coefs))),
+        note=f"{note}; R2 on samples left out: {scores}",
+        predicted=LeftOut(rows, mixed, fits.get("linear", mixed)),
+        stderr=stderr_of(process.process, support, coefs) if shared else None,
+        process=process.process if shared else None,
+    )
+
+
+def left_out(proxy: ProxyFit, process: GpFit | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Samples that both were scored on, and what the members make of them."""
+    ours, theirs = proxy.predicted, None if process is None else process.predicted
+    if theirs is None:
+        return ours.rows, {"linear": ours.linear, "proxyspex": ours.fitted}
+    rows, own, other = np.intersect1d(ours.rows, theirs.rows, return_indices=True)
+    fits = ours.linear[own], ours.fitted[own], theirs.fitted[other]
+    return rows, dict(zip(MEMBERS, fits, strict=True))
+
+
+def shares_of(
+    fits: dict[str, np.ndarray], truth: np.ndarray, recipe: AutoRecipe
+) -> dict[str, float]:
+    """The share of each member, from what each makes of samples left out: float64 (R,).
+
+    Of all shares in steps, those whose error is not above the best member's by more than `worse` of
+    the variance; of them, those that are not worse than the best by more than the doubt; of them,
+    the nearest to `towards`.
+    """
+    grid = simplex(len(fits), recipe.parts)  # (G, members)
+    errors = np.stack(list(fits.values())) - truth
+    squares = (grid @ errors) ** 2  # (G, R)
+    single = (errors**2).mean(1).min()
+    allowed = squares.mean(1) <= single + recipe.worse * truth.var()
+    squares = np.minimum(squares, recipe.clip * single)
+    best = np.where(allowed, squares.mean(1), np.inf).argmin()
+    over = squares - squares[best]
+    doubt = recipe.caution * over.std(1) / len(truth) ** 0.5
+    allowed &= over.mean(1) <= doubt + 1e-9 * single  # members that agree differ by rounding
+    wanted = dict(zip(MEMBERS, (0.0, *recipe.towards), strict=True))
+    aim = np.array([wanted[name] for name in fits])
+    away = ((grid - aim / aim.sum()) ** 2).sum(1)
+    chosen = grid[np.where(allowed, away, np.inf).argmin()]
+    return dict(zip(fits, chosen.tolist(), strict=True))
+
+
+def simplex(members: int, parts: int) -> np.ndarray:
+    """All shares that are multiples of 1 / parts and add up to one: float64 (G, members)."""
+    steps = np.indices((parts + 1,) * members).reshape(members, -1).T
+    return steps[steps.sum(1) == parts] / parts
+
+
+def linear_fit(masks: Tensor, values: Tensor, n: int) -> ProxyFit:
+    """Ridge regression on single features and a constant, at the level of least leave-one-out
+    error."""
+    single = Terms(n, np.arange(n, dtype=np.int32)[:, None]).packed()
+    support = torch.cat([single.new_zeros(1, single.shape[1]), single])
+    mean = mean_of(values)
+    found = leave_one_out(masks, values - mean, support, LEVELS * n)
+    coefs = found.coefs.clone()
+    coefs[0] += mean
+    return ProxyFit(support, coefs, 0.0, 0.0, 0, found.effective, "linear")
+
+
+def added(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The sum of transforms: packed int64 (S, W) and float64 (S,) each, the constant first."""
+    rows = torch.cat([support for support, _ in parts]).numpy()
+    support, slot = np.unique(rows, axis=0, return_inverse=True)
+    coefs = np.bincount(slot.reshape(-1), weights=torch.cat([coefs for _, coefs in parts]).numpy())
+    order = np.argsort(support.any(1), kind="stable")
+    return torch.from_numpy(support[order]), torch.from_numpy(coefs[order])
+
+
+def largest(support: Tensor, coefs: Tensor, terms: int | None) -> tuple[Tensor, Tensor]:
+    """The constant, which comes first, and the so many terms of largest coefficient."""
+    if terms is None or len(coefs) <= terms + 1:
+        return support, coefs
+    top = torch.argsort(coefs[1:].abs(), descending=True, stable=True)[:terms] + 1
+    rows = torch.cat([torch.zeros(1, dtype=torch.int64), top])
+    return support[rows], coefs[rows]
+
+
+def stderr_of(process: Process, support: Tensor, coefs: Tensor) -> Tensor:
+    """The root mean square errors of coefficients under a posterior whose means are others."""
+    terms = terms_of(support, process.n, max(1, int(bits.orders(support).max())))
+    means, prior = process.coefs(terms)
+    means = means * process.unit
+    means[0] += process.mean
+    return (process.stderr(terms, prior).square() + (coefs - means).square()).sqrt()
