@@ -11,7 +11,8 @@ from .auto import auto_recipe
 from .errors import check
 from .gpspex import gp_recipe
 from .proxyspex import proxy_recipe
-from .run import Known, Recipe, Run, Where, feature_names
+from .recipe import Recipe, feature_names
+from .run import Known, Run, Where
 from .spex import spex_recipe
 from .store import Store
 

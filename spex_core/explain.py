@@ -18,7 +18,8 @@ from .gpspex import gpspex
 from .patience import Patience
 from .plan import MAX_TABLE, least_budget
 from .proxyspex import proxyspex
-from .run import Clock, Found, Known, Run, Where, feature_names
+from .recipe import Clock, Found, feature_names
+from .run import Known, Run, Where
 from .spex import spex, spex_recipe
 from .store import Store
 from .uniform import UniformRecipe, explain_values, least_masks
