@@ -11,7 +11,8 @@ from .auto import auto_recipe
 from .errors import check
 from .gpspex import gp_recipe
 from .proxyspex import proxy_recipe
-from .run import Known, Recipe, Run, Where, feature_names
+from .recipe import Recipe, feature_names
+from .run import Known, Run, Where
 from .spex import spex_recipe
 from .store import Store
 
@@ -41,7 +42,7 @@ def plan(
     `run.fit()` may be called at any time.
 
     Args:
-        algorithm: "spex", "proxyspex", "gpspex" or "auto", a stack of the two before it.
+        algorithm: "spex", "proxyspex", "gpspex", or "auto", the stack of explain().
         n, features, budget, seed, known: as in the function of that name.
         store: where values are kept as they are told: a directory, new or of the same plan, or a
             Store. A run that is made again on it asks for what is missing.

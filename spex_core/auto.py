@@ -72,17 +72,12 @@ def auto_algorithm(
 
 
 def auto_recipe(
-    *,
-    budget: int,
-    degree: int = DEGREE,
-    terms: int | None = None,
-    prefix_sharing: bool = False,
-    seed: int = 0,
+    *, budget: int, degree: int = DEGREE, prefix_sharing: bool = False, seed: int = 0
 ) -> UniformRecipe:
-    """The stack on uniform masks; options checked but for what depends on n."""
+    """The stack on uniform masks, checked but for what depends on n."""
     together = BRANCHING if prefix_sharing else 1
-    algorithm = auto_algorithm("explain", "default", degree, terms, seed, together=together)
-    options = {"degree": algorithm.degree, "terms": terms, "prefix_sharing": prefix_sharing}
+    algorithm = auto_algorithm("explain", "default", degree, None, seed, together=together)
+    options = {"degree": algorithm.degree, "prefix_sharing": prefix_sharing}
     return UniformRecipe(algorithm, budget, prefix_sharing, options)
 
 

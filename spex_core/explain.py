@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from . import masks as bits
-from . import run as runs
+from . import run
 from .auto import DEGREE, auto_recipe
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
@@ -18,9 +18,11 @@ from .gpspex import gpspex
 from .patience import Patience
 from .plan import MAX_TABLE, least_budget
 from .proxyspex import proxyspex
-from .run import Clock, Found, Known, Run, Where, feature_names
+from .recipe import Clock, Found, feature_names
+from .run import Known, Run, Where
 from .spex import spex, spex_recipe
-from .uniform import UniformRecipe, explain_values
+from .store import Store
+from .uniform import UniformRecipe, explain_values, least_masks
 from .value_function import ValueFunction
 
 NAMED = {"proxyspex": proxyspex, "gpspex": gpspex, "spex": spex}
@@ -67,8 +69,8 @@ def explain(
        those of SPEX included, so none is lost.
 
     Args:
-        f, n, features, prefix_sharing, seed, batch_size, known, store, patience: as in proxyspex().
-            With a store, or with known values in one, SPEX is not tried: a store is of one plan.
+        f, n, features, prefix_sharing, seed, batch_size, known, store, patience: as in
+            proxyspex().
         budget: the most evaluations, at least 8 (2**n for n <= 2).
         algorithm: "auto", or the name of one: "proxyspex", "gpspex", "spex", with their defaults.
         degree: the largest order of a term, 1 to 8 for "auto".
@@ -87,22 +89,22 @@ def explain(
         "explain: algorithm must be 'auto', 'proxyspex', 'gpspex' or 'spex', got {!r}",
         algorithm,
     )
-    given = {"known": known, "store": store, "patience": patience}
-    given |= {"batch_size": batch_size, "progress": progress}
+    asked = {"batch_size": batch_size, "progress": progress, "patience": patience}
     if algorithm != "auto":
         sharing = prefix_sharing or (None if algorithm == "spex" else False)
         options = {"budget": budget, "degree": degree, "seed": seed, "prefix_sharing": sharing}
-        return NAMED[algorithm](f, n, features=features, **options, **given)
+        kept = {"known": known, "store": store}
+        return NAMED[algorithm](f, n, features=features, **options, **asked, **kept)
     if not callable(f):
         raise TypeError(f"explain: f must be callable, got {type(f).__name__}")
     names = feature_names("explain", n, features, f)
-    given["batch_size"] = check_int("explain: batch_size", batch_size, 1)
+    budget = check_int("explain: budget", budget, least_masks(len(names)))
+    asked["batch_size"] = check_int("explain: batch_size", batch_size, 1)
     stack = auto_recipe(budget=budget, degree=degree, prefix_sharing=prefix_sharing, seed=seed)
-    stack.plan(len(names))  # a budget that is too small is an error now
-    pilot = pilot_of(len(names), budget, stack.algorithm.degree)
-    if pilot is None or store is not None or not (known is None or isinstance(known, tuple)):
-        return runs.explain(stack, f, names, **given)
-    return with_pilot(stack, f, names, pilot, given)
+    pilot = None if store is not None else pilot_of(len(names), budget, stack.algorithm.degree)
+    if pilot is None:
+        return run.explain(stack, f, names, known=known, store=store, **asked)
+    return with_pilot(stack, f, names, pilot, known, asked)
 
 
 def pilot_of(n: int, budget: int, degree: int) -> int | None:
@@ -114,62 +116,81 @@ def pilot_of(n: int, budget: int, degree: int) -> int | None:
 
 
 def with_pilot(
-    stack: UniformRecipe, f: SetFunction, names: tuple[str, ...], pilot: int, given: dict
+    stack: UniformRecipe,
+    f: SetFunction,
+    names: tuple[str, ...],
+    pilot: int,
+    known: Known | None,
+    asked: dict,
 ) -> Found:
-    """The stack on uniform masks, or SPEX where that does not explain the first of them."""
-    first, found = asked(dataclasses.replace(stack, budget=pilot), f, names, given)
-    masks, values = first.samples()
-    told = bits.unpack(masks, len(names)), values.numpy()
-    used, known = first.counts["evaluated"], given["known"]
-    if known is not None:
-        told = tuple(np.concatenate([a, np.asarray(b)]) for a, b in zip(known, told, strict=True))
-    given = given | {"known": told}
+    """The stack on uniform masks, or SPEX where that does not explain the first of them.
+
+    Args: known: as in explain(). asked: how f is: batch_size, progress, patience.
+    """
+    first = Run(dataclasses.replace(stack, budget=pilot), names, known=known)
+    first.evaluate(f, **asked)
+    found = first.fit()
     if isinstance(found, list) or found.report.r2 >= GOOD:
-        found = runs.explain(stack, f, names, **given)
-        return [paid(ex, used) for ex in found] if isinstance(found, list) else paid(found, used)
-    sharing = stack.prefix_sharing or (isinstance(f, ValueFunction) and f.order == "prefix")
-    other = spex_recipe(
-        budget=stack.budget - pilot,
+        whole = Run(stack, names, known=joined(known, first))
+        whole.evaluate(f, **asked)
+        found = whole.fit()
+        several = isinstance(found, list)
+        before = first.counts["evaluated"]  # which are known to the second run
+        more = [
+            reported(ex, used=ex.report.used + before, cached=ex.report.cached - before)
+            for ex in (found if several else [found])
+        ]
+        return more if several else more[0]
+    return or_spex(stack, f, names, first, known, asked)
+
+
+def or_spex(
+    stack: UniformRecipe,
+    f: SetFunction,
+    names: tuple[str, ...],
+    first: Run,
+    known: Known | None,
+    asked: dict,
+) -> Explanation:
+    """SPEX on what the pilot leaves of the budget, or the stack on all masks of both."""
+    masks, values = first.samples()
+    shared = isinstance(f, ValueFunction) and f.order == "prefix"
+    recipe = spex_recipe(
+        budget=stack.budget - len(masks),
         degree=stack.algorithm.degree,
+        prefix_sharing=stack.prefix_sharing or shared,
         seed=stack.seed ^ 1,  # the uniform masks of one seed are the pilot's
-        prefix_sharing=sharing,
     )
-    second, ex = asked(other, f, names, given)
+    second = Run(recipe, names, known=joined(known, first))
+    second.evaluate(f, **asked)
+    ex, before = second.fit(), first.counts
+    cost = {
+        "used": ex.report.used + before["evaluated"],
+        "asked": ex.report.asked + before["asked"],
+    }
     score = ex.transform.score(masks, values)
     why = f"SPEX tried, R2 {score:.3f} on {len(masks):,} uniform masks"
     if score < GOOD:
-        both = of_all_samples(stack, first, second, ex)
+        own = second.samples()
+        rows, numbers = (torch.cat(pair) for pair in zip((masks, values), own, strict=True))
+        how = {"budget": stack.budget, "uniform": True}
+        both = explain_values(stack.algorithm, rows, numbers, names, Clock(), **how)
         if both.report.r2 >= score - GAIN:
-            return reported(both, plan=f"{both.report.plan}; {why}")
+            plan = f"{both.report.plan}; {why}"
+            return reported(both, plan=plan, **cost)
         why += f", where the stack has {both.report.r2:.3f}"
-    ex = reported(ex, budget=stack.budget, plan=f"{ex.report.plan}; {why}")
-    return paid(ex, used)
+    return reported(ex, budget=stack.budget, plan=f"{ex.report.plan}; {why}", **cost)
 
 
-def of_all_samples(stack: UniformRecipe, first: Run, second: Run, ex: Explanation) -> Explanation:
-    """The stack on the masks of two runs, of which `ex` is what the second found."""
-    parts = zip(first.samples(), second.samples(), strict=True)
-    masks, values = (torch.cat(pair) for pair in parts)
-    clock = Clock(ex.report.seconds)
-    both = explain_values(
-        *(stack.algorithm, masks, values, first.features, clock), budget=stack.budget, uniform=True
-    )
-    return paid(reported(both, used=ex.report.used), first.counts["evaluated"])
-
-
-def asked(
-    recipe: runs.Recipe, f: SetFunction, names: tuple[str, ...], given: dict
-) -> tuple[Run, Found]:
-    """A run to its end, which keeps what it was told."""
-    how = {name: given[name] for name in ("batch_size", "progress", "patience")}
-    with Run(recipe, names, known=given["known"]) as run:
-        run.evaluate(f, **how)
-        return run, run.fit()
-
-
-def paid(ex: Explanation, before: int) -> Explanation:
-    """With the masks that an earlier run has asked for."""
-    return reported(ex, used=ex.report.used + before)
+def joined(known: Known | None, first: Run) -> Known:
+    """What was known before, and what the first masks were told."""
+    masks, values = first.samples()
+    own = bits.unpack(masks, len(first.features)), values.numpy()
+    if known is None:
+        return own
+    if not isinstance(known, tuple):
+        known = (known if isinstance(known, Store) else Store.open(known)).known()
+    return tuple(np.concatenate([np.asarray(x), y]) for x, y in zip(known, own, strict=True))
 
 
 def reported(ex: Explanation, **changes: object) -> Explanation:

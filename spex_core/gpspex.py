@@ -16,7 +16,8 @@ from .ops import MAX_ORDER
 from .patience import Patience
 from .plan import MAX_TABLE, SamplingPlan
 from .prefixes import BRANCHING
-from .run import Known, Where, explain, feature_names
+from .recipe import feature_names
+from .run import Known, Where, explain
 from .uniform import Algorithm, UniformRecipe
 
 PRESETS = ("default", "pure")

@@ -60,7 +60,12 @@ class Keep:
 
     def news(self) -> bool:
         """Whether other processes have put something into the store since the last time."""
-        return self.store is not None and self.store.refresh() > 0
+        if self.store is not None:
+            return self.store.refresh() > 0
+        begun = (self.folder / store_manifest.NAME).exists()
+        if begun:  # by another process
+            self._open(many=True)
+        return begun
 
     def lookup(self, masks: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """As Store.lookup."""

@@ -13,7 +13,8 @@ from .patience import Patience
 from .prefixes import BRANCHING
 from .proxy import ProxyFit, fit_default
 from .proxy_paper import fit_paper
-from .run import Known, Where, explain, feature_names
+from .recipe import feature_names
+from .run import Known, Where, explain
 from .uniform import Algorithm, UniformRecipe
 
 PRESETS = ("default", "paper")

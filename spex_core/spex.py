@@ -21,8 +21,9 @@ from .peel import peel, with_constant
 from .plan import SamplingPlan, least_budget, plan_spex
 from .prefixes import profile_of
 from .proxyspex import proxy_recipe
+from .recipe import Answered, Clock, Found, Recipe, feature_names
 from .refine import linear_fit, linear_predict, refit
-from .run import Answered, Clock, Found, Known, Recipe, Where, explain, feature_names
+from .run import Known, Where, explain
 from .shrink import with_low_orders
 from .transform import SparseTransform, r2
 from .value_function import ValueFunction

@@ -23,7 +23,7 @@ from .memory import freed_memory_kept
 from .peel import beyond_rounding, with_constant
 from .plan import SamplingPlan, further_masks, plan_uniform
 from .proxy import ProxyFit
-from .run import Answered, Clock, Found, Recipe, feature_names
+from .recipe import Answered, Clock, Found, Recipe, feature_names
 from .samples import Samples, distinct, varying
 from .transform import SparseTransform
 

@@ -27,14 +27,14 @@ BUDGET, N = 240, 12
 class Counted(Toy):
     """A toy that takes its time, and counts where a killed process leaves the count."""
 
-    def __init__(self, count: mmap.mmap):
+    def __init__(self, count: mmap.mmap, pause: float = 0.0005):
         super().__init__(N)
-        self.count = count
+        self.count, self.pause = count, pause
 
     def run(self, masks):
         before = int.from_bytes(self.count[:8], "little")
         self.count[:8] = (before + len(masks)).to_bytes(8, "little")
-        time.sleep(0.0005)
+        time.sleep(self.pause)
         return super().run(masks)
 
 
@@ -62,7 +62,8 @@ def killed(folder: Path, times: int = 50) -> list[dict]:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         begun = int.from_bytes(count[:8], "little")
-        kept = len(Store.open(folder / str(i)))
+        begun_store = (folder / str(i) / "manifest.json").exists()  # with the first values
+        kept = len(Store.open(folder / str(i))) if begun_store else 0
         again = explain(folder / str(i), count)
         pairs = zip(Store.open(folder / str(i)).known(), known, strict=True)
         rows.append(
@@ -80,9 +81,9 @@ def killed(folder: Path, times: int = 50) -> list[dict]:
 
 
 def killed_commands(folder: Path, times: int = 5) -> list[dict]:
-    """The same of `spex run`, which `spex resume` goes on with."""
+    """The same of `spex run`, which `spex resume` goes on with; every other one by Ctrl-C."""
     count = mmap.mmap(-1, 8)
-    inputs.value_function = lambda args: (Counted(count), ["value:    a toy"])
+    inputs.value_function = lambda args: (Counted(count, 0.02), ["value:    a toy"])
     options = ["--budget", str(BUDGET), "--degree", "3", "--quiet"]
     rng, rows = np.random.default_rng(1), []
     for i in range(times + 1):
@@ -94,17 +95,19 @@ def killed_commands(folder: Path, times: int = 5) -> list[dict]:
         count[:8] = bytes(8)
         child = os.fork()
         if not child:
-            cli.main(["run", str(run), *options])
-            signal.pause()
-        target = int(rng.integers(1, BUDGET))
+            os._exit(cli.main(["run", str(run), *options]))
+        target = int(rng.integers(1, BUDGET // 2))
         while int.from_bytes(count[:8], "little") < target:
             time.sleep(0.0001)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        os.kill(child, signal.SIGINT if i % 2 else signal.SIGKILL)
+        ended = os.waitpid(child, 0)[1]
+        left = len(list((run / "values").glob("*.part")))
         code = cli.main(["resume", str(run), "--quiet"])
         again, pairs = load(run / "result.npz"), Store.open(run / "values").known()
         rows.append(
             {
+                "ended": os.waitstatus_to_exitcode(ended),
+                "left open": left,
                 "code": code,
                 "evaluated": int.from_bytes(count[:8], "little"),
                 "same": torch.equal(again.transform.coefs, whole.transform.coefs)

@@ -337,7 +337,7 @@ def test_a_run_saved_in_part_goes_on(tmp_path) -> None:
 @pytest.mark.parametrize("algorithm", RECIPES)
 def test_resume_knows_the_options(tmp_path, algorithm) -> None:
     options = {"spex": {"decoder": "hard", "degree": 3, "prefix_sharing": True}}
-    options["auto"] = {"degree": 4, "terms": 900}
+    options["auto"] = {"degree": 4, "prefix_sharing": True}
     given = options.get(algorithm, {"preset": "default", "degree": 4, "terms": 900})
     run = plan(algorithm, features=["a", "b", *"cdefghijkl"], budget=1200, seed=5, **given)
     run.save(tmp_path / "run")

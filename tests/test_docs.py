@@ -22,6 +22,7 @@ DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", re
 
 # Public too, in modules of their own.
 BESIDE = {"plots.Plots", "store.Store", "store.Manifest", "stored.Stored"}
+BESIDE |= {"recipe.Recipe", "progress.Watcher", "progress.Logged", "progress.Status"}
 BESIDE |= {"store_parquet.export_parquet", "store_parquet.import_parquet"}
 BESIDE |= {"gp_acquire.propose"}
 

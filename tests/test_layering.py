@@ -62,9 +62,9 @@ ORDER = [
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "gp_acquire"),
     *("hierarchy", "faithfulness", "weights", "indices", "shapiq_values", "regions", "picture"),
-    *("plots", "page", "explanation", "run", "uniform", "proxyspex", "gpspex", "auto", "spex"),
-    *("fit", "explain", "asktell"),
-    *("compare", "values", "interop", "demo", "inputs", "cli_runs", "cli"),
+    *("plots", "page", "explanation", "recipe", "run", "uniform", "proxyspex", "gpspex", "spex"),
+    *("auto", "fit", "asktell", "explain", "compare", "values", "interop", "demo", "inputs"),
+    *("cli_runs", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

@@ -133,8 +133,6 @@ def test_several_outputs(tmp_path) -> None:
     assert [counts(ex) for ex in again] == [(30, 30, 0, 0)] * 2
     with pytest.raises(EvaluationError, match=r"as many outputs as before, shape \(.*, 2\)"):
         proxyspex(Named(), N, budget=40, known=tmp_path / "run")
-    with pytest.raises(ValueError, match="outputs: 2 there, None asked"):
-        spex(Named(), N, **OPTIONS, store=Store.open(tmp_path / "run"))
 
 
 def test_two_runs_at_once(tmp_path, whole) -> None:
