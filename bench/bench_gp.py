@@ -169,7 +169,7 @@ def summary(rows: list[Row], T: int) -> Row:
     those of auto over the games that have a line with it."""
     rows = [row for row in rows if row["samples"] == T]
     stacked = [row for row in rows if "auto" in row]
-    out = {"samples": T, "games": len(rows), "seeds": max(row["seeds"] for row in rows)}
+    out = {"samples": T, "games": len(rows), "runs": sum(row["seeds"] for row in rows)}
     for key in ("linear", "ours", "gp"):
         out[key] = mean_of([max(row[key], -1.0) for row in stacked])
     out |= of_auto(stacked) | against_others(rows, T)
@@ -190,6 +190,7 @@ def of_auto(rows: list[Row]) -> Row:
     """The stack against its members."""
     return {
         "auto games": len(rows),
+        "auto runs": sum(row["seeds"] for row in rows),
         "auto": mean_of([max(row["auto"], -1.0) for row in rows]),
         "foolish auto": sum(row["auto"] < row["linear"] - 0.02 for row in rows),
         "auto below by over 0.01": sum(row["below"] > 0.01 for row in rows),

@@ -105,13 +105,13 @@ def gp(found: dict) -> Iterator[str]:
     """GPSPEX and the stack beside the others on the same samples; means over games."""
     head = "R2 linear / ProxySPEX / GPSPEX / auto | auto below the best by over 0.01"
     tail = "GPSPEX's gain on shapiq's ProxySPEX | coefficients covered | CPU s"
-    yield f"| samples | games, seeds | {head} | {tail} |"
+    yield f"| samples | games, runs | {head} | {tail} |"
     yield "|---|---|---|---|---|---|---|"
     for row in found["summary"]:
         gain = row["mean gain capped at 1"]
         scores = " / ".join(f"{row[key]:.3f}" for key in ("linear", "ours", "gp", "auto"))
         yield (
-            f"| {row['samples']:,} | {row['auto games']}, {row['seeds']} | {scores} | "
+            f"| {row['samples']:,} | {row['auto games']}, {row['auto runs']} | {scores} | "
             f"{row['auto below by over 0.01']} of {row['auto games']} | "
             f"{f'{gain:+.3f}' if gain != '' else '-'} | {row['gp covered']:.0%} | "
             f"{row['gp cpu']:.1f} |"
