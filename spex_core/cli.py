@@ -11,7 +11,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from . import backend
 from .errors import EvaluationError, SpexError, check, check_int
@@ -19,6 +19,7 @@ from .errors import EvaluationError, SpexError, check, check_int
 if TYPE_CHECKING:
     from .compare import Recorder
     from .explanation import Explanation
+    from .value_function import ValueFunction
 
 BUDGETS = {"proxyspex": 2000, "spex": 5000}  # unless --budget or --compare says otherwise
 
@@ -78,13 +79,15 @@ def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
     from .proxyspex import proxyspex
     from .spex import spex
 
+    algorithm: Any
+    own: dict[str, str]
     algorithm, own = (
         (spex, {"decoder": args.decoder})
         if args.algorithm == "spex"
         else (proxyspex, {"preset": args.preset})
     )
     with progress(f.unit, quiet=args.quiet) as show:
-        return algorithm(
+        found = algorithm(
             f,
             budget=BUDGETS[args.algorithm] if args.budget is None else args.budget,
             degree=args.degree,
@@ -92,6 +95,7 @@ def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
             progress=show,
             **own,
         )
+    return cast("Explanation", found)  # one output
 
 
 def _check_writable(option: str, out: Path) -> None:
@@ -118,7 +122,7 @@ def _check_index(args: argparse.Namespace, n: int) -> None:
     )
 
 
-def _ends_line(f) -> str:
+def _ends_line(f: ValueFunction) -> str:
     import numpy as np
 
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 
 class SpexError(Exception):
@@ -23,7 +24,7 @@ class EvaluationError(SpexError, RuntimeError):
         done: how many evaluations this run made. total: how many it meant to make.
     """
 
-    def __init__(self, message, *, masks, values, done, total):
+    def __init__(self, message: str, *, masks: Any, values: Any, done: int, total: int):
         super().__init__(message)
         self.masks, self.values = masks, values
         self.known = masks, values

@@ -4,7 +4,8 @@ failure."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def evaluate(
 
 def _asked(
     f: SetFunction | ValueFunction, plan: SamplingPlan, owed: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, object, int]]:
+) -> Generator[tuple[np.ndarray, object, int], None, None]:
     """(rows of the plan, what f said of them, what that cost) until no owed row is left."""
     if not isinstance(f, ValueFunction):
         for rows, batch in _batches(plan, owed, batch_size):
@@ -105,7 +106,7 @@ class _Answers:
 
     def __init__(self, count: int):
         self.there = np.zeros(count, np.bool_)
-        self.values: np.ndarray | None = None
+        self.values: Any = None  # float64 (count,) or (count, q), once there is one
 
     def put(self, at: np.ndarray, numbers: np.ndarray) -> None:
         if self.values is None:
@@ -158,8 +159,7 @@ def _blocks(
     if not whole:
         yield from blocks
     elif parts := list(blocks):
-        rows, masks = zip(*parts, strict=True)
-        yield np.concatenate(rows), torch.cat(masks)
+        yield np.concatenate([rows for rows, _ in parts]), torch.cat([masks for _, masks in parts])
 
 
 def _numbers(answer: object, count: int, many: bool) -> np.ndarray:
@@ -183,7 +183,7 @@ def _numbers(answer: object, count: int, many: bool) -> np.ndarray:
     return values
 
 
-def _array(numbers: object) -> np.ndarray:
+def _array(numbers: Any) -> np.ndarray:
     """A tensor of any kind and device, or what NumPy can make an array of."""
     if isinstance(numbers, Tensor):
         numbers = numbers.detach().cpu()

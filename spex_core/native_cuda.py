@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _cuda
+from . import _cuda  # type: ignore[attr-defined]
 
 
 def _place(x: Tensor) -> tuple[int, int]:

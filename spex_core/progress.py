@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from .evaluate import Progress
 
@@ -50,7 +51,7 @@ def lines(unit: str) -> Progress:
     return show
 
 
-def _tqdm():
+def _tqdm() -> Any:
     try:
         from tqdm import tqdm
     except ImportError:

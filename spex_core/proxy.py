@@ -206,7 +206,8 @@ class Problem:
     def blend(self, mixture: dict[str, float], k: int | None = None) -> np.ndarray:
         """The mixture of the priors: float64 (S,)."""
         priors = self.priors(k)
-        return sum(share * priors[name] for name, share in mixture.items() if share)
+        zero = np.zeros(())
+        return sum((share * priors[name] for name, share in mixture.items() if share), zero)
 
     def folds(self, few: int) -> range:
         """The folds to look at: all of a small problem, else a few."""
@@ -227,9 +228,9 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
         fitted.append(predict(problem, *chosen, level, inside, outside))
         fitted_linear.append(predict(problem, *linear, linear_level, inside, outside))
         truth.append(problem.values[outside].numpy())
-    truth = np.concatenate(truth)
-    score = r2(truth, np.concatenate(fitted))
-    score_linear = r2(truth, np.concatenate(fitted_linear))
+    values = np.concatenate(truth)
+    score = r2(values, np.concatenate(fitted))
+    score_linear = r2(values, np.concatenate(fitted_linear))
     if score_linear > score:
         chosen, level, note = linear, linear_level, "a linear fit, the best on samples left out"
     else:

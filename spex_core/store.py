@@ -155,7 +155,8 @@ class Store:
     def refresh(self) -> None:
         """See what other processes have written since the store was opened."""
         with self._lock:
-            ours = self._writer.stem if self._is_ours() else None
+            writer = self._ours()
+            ours = None if writer is None else writer.stem
             for name, path in shards_in(self.folder).items():
                 number = self._number(name, path) if name != ours else None
                 if number is None or self._shards[number].complete:
@@ -167,7 +168,7 @@ class Store:
     def close(self) -> None:
         """Give the shard of this process its last name. A later append begins another."""
         with self._lock:
-            writer, self._writer = self._writer if self._is_ours() else None, None
+            writer, self._writer = self._ours(), None
             if writer is not None:
                 writer.seal()
                 self._shards[self._numbers[writer.stem]].path = writer.path
@@ -178,9 +179,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _is_ours(self) -> bool:
-        """Whether there is a writer, and not of a process that this one was forked from."""
-        return self._writer is not None and self._writer.process == os.getpid()
+    def _ours(self) -> Writer | None:
+        """The writer, if it is not of a process that this one was forked from."""
+        writer = self._writer
+        return writer if writer is not None and writer.process == os.getpid() else None
 
     def _number(self, name: str, path: Path) -> int:
         if name not in self._numbers:
@@ -193,9 +195,9 @@ class Store:
         try:
             if self._writer is not None and self._writer.rows * records[0].nbytes >= SHARD_BYTES:
                 self.close()
-            if not self._is_ours():
-                self._writer = Writer(self.folder, self._layout)
-            row = self._writer.append(records)
+            if (writer := self._ours()) is None:
+                writer = self._writer = Writer(self.folder, self._layout)
+            row = writer.append(records)
         except BaseException as error:
             self._writer = None
             if not isinstance(error, OSError):
@@ -207,8 +209,8 @@ class Store:
                 "open the store again, when the disk can be written to",
                 str(self.folder),
             ) from error
-        number = self._number(self._writer.stem, self._writer.path)
-        self._shards[number].scanned = self._writer.rows
+        number = self._number(writer.stem, writer.path)
+        self._shards[number].scanned = writer.rows
         return number, row
 
     def _take_in(self) -> None:

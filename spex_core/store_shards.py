@@ -104,7 +104,7 @@ class Writer:
 
     def append(self, records: np.ndarray) -> int:
         """Records are on disk when this returns the row of the first; else that is uncertain."""
-        first, left = self.rows, memoryview(records).cast("B")
+        first, left = self.rows, memoryview(records.data).cast("B")
         try:
             while left:
                 left = left[os.write(self.file, left) :]

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -60,7 +60,8 @@ class Workers:
             for pipe in self._pipes:
                 self._next(pipe, waiting, doing)
             while doing:
-                for pipe in connection.wait(list(doing)):
+                for ready in connection.wait(list(doing)):
+                    pipe = cast(connection.Connection, ready)
                     job = doing.pop(pipe)
                     answer = self._answer(pipe, job)
                     self._next(pipe, waiting, doing)
@@ -81,7 +82,7 @@ class Workers:
                 "workers: the function must be picklable, as one of a module is and a lambda is "
                 f"not; got {error}"
             ) from error
-        context = multiprocessing.get_context(self.start)
+        context: Any = multiprocessing.get_context(self.start)
         for _ in range(self.count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(function, theirs), daemon=True)
@@ -135,7 +136,7 @@ def _work(function: bytes, pipe: connection.Connection) -> None:
             if call is None:
                 call = pickle.loads(function)
                 _one_thread()
-            answer = call(job), None, None
+            answer: tuple[Any, Any, Any] = call(job), None, None
         except Exception as error:
             answer = None, f"{type(error).__name__}: {error}", traceback.format_exc()
         _send(pipe, answer)
