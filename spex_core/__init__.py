@@ -10,30 +10,42 @@ from .errors import (
     SpexError,
 )
 from .explanation import Explanation, Report, load
+from .faithfulness import (
+    Removal,
+    energy_split,
+    hierarchy_rates,
+    r2,
+    r2_by_sparsity,
+    recall_at_k,
+    top_removal,
+)
 from .fit import fit
 from .gpspex import gpspex
-from .hierarchy import hierarchy_rates
 from .indices import interactions
 from .plan import SamplingPlan, plan_spex
 from .proxyspex import proxyspex
 from .spex import spex
+from .subsets import BestSubset
 from .transform import SparseTransform
 from .trees import Trees, tree_fourier
 from .value_function import ValueFunction
 
 __all__ = [
     "BackendUnavailable",
+    "BestSubset",
     "EvaluationError",
     "EvaluationInterrupted",
     "Explanation",
     "FormatError",
     "MissingExtra",
+    "Removal",
     "Report",
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
     "Trees",
     "ValueFunction",
+    "energy_split",
     "fit",
     "gpspex",
     "hierarchy_rates",
@@ -41,6 +53,10 @@ __all__ = [
     "load",
     "plan_spex",
     "proxyspex",
+    "r2",
+    "r2_by_sparsity",
+    "recall_at_k",
     "spex",
+    "top_removal",
     "tree_fourier",
 ]

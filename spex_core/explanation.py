@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from .page import page
 from .picture import picture
 from .plots import Plots
 from .regions import Regions
+from .shapiq_values import to_shapiq
 from .transform import SparseTransform
+
+if TYPE_CHECKING:
+    from shapiq import InteractionValues
 
 FORMAT = 1  # of saved files
 
@@ -131,15 +135,26 @@ class Explanation:
         Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
                 that order was looked for.
         """
-        name, order = self._asked("interactions", index, order)
+        name, order = self._looked_for("interactions", index, order)
         return indices.interactions(self.transform, name, order)
 
-    def _asked(self, where: str, index: str, order: int | None) -> tuple[str, int]:
-        """The name of an index, and the order that is meant."""
+    def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
+        """An interaction index as shapiq's InteractionValues, for its plots and what reads them.
+
+        `interop.shapiq.from_shapiq` is the way back.
+
+        Args:   as for interactions, of the indices that shapiq has.
+        Raises: what interactions raises, MissingExtra without shapiq 1.4 or newer.
+        """
+        name, order = self._looked_for("to_shapiq", index, order)
+        return to_shapiq(self.transform, name, order, budget=self.report.unique)
+
+    def _looked_for(self, where: str, index: str, order: int | None) -> tuple[str, int]:
+        """The name of an index and its order, if the run looked for terms of that order."""
         name = indices.index_name(index)
         if order is None and self.report.degree == 1:
             order = 1
-        order = indices.check_order(name, order, self.transform.n)
+        order = indices.index_order(name, order, self.transform.n)
         check(
             order <= self.report.degree,
             "{}: order must be at most the degree of the run, {}, got {}",
@@ -192,7 +207,7 @@ class Explanation:
         Raises: ValueError for what `interactions` refuses, an image without regions or with others
                 than the features, a number that is not finite.
         """
-        name, order = self._asked("to_html", index, order)
+        name, order = self._looked_for("to_html", index, order)
         check((image is None) == (regions is None), "to_html: image and regions must come together")
         shown = (
             None

@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import ops
+from .backend import Backend
 from .errors import check, check_int
 from .masks import members, orders, pack_batch, pack_sets, unpack_sets, words
+from .subsets import BestSubset, largest_subset
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +75,7 @@ class SparseTransform:
         return out
 
     @classmethod
-    def from_dict(cls, n: int, terms: Mapping[Sequence[int], float]) -> SparseTransform:
+    def from_dict(cls, n: int, terms: Mapping[tuple[int, ...], float]) -> SparseTransform:
         """{set of features: coefficient} -> SparseTransform; () is the constant.
 
         Raises: ValueError for a feature outside [0, n) or given twice, or a set given twice.
@@ -94,7 +97,7 @@ class SparseTransform:
         Raises: ValueError if values are not as above.
         Cost:   n 2**n additions in float64, and a sort of up to 2**n terms.
         """
-        table = _numbers("from_table", values)
+        table = finite("from_table", values)
         n = table.size.bit_length() - 1
         check(
             table.shape == (1 << max(n, 0),) and 1 <= n <= ops.MAX_LOG_WIDTH,
@@ -155,7 +158,7 @@ class SparseTransform:
         Raises: ValueError if values are not as above; what predict raises.
         """
         fit = self.predict(masks)
-        values = _numbers("score", values)
+        values = finite("score", values)
         check(
             values.shape == fit.shape and len(fit) > 0,
             "score: values must have one number per mask, ({},), got shape {}",
@@ -163,15 +166,63 @@ class SparseTransform:
         )
         return r2(values, fit)
 
+    def maximize(
+        self,
+        *,
+        size: int | None = None,
+        at_least: int | None = None,
+        at_most: int | None = None,
+        fixed: Mapping[int, bool] | None = None,
+        method: str = "auto",
+        time_limit: float = 60.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        backend: Backend = "auto",
+    ) -> BestSubset:
+        """The mask at which f is largest, its value, and a bound that no allowed mask exceeds.
+
+        Args:   size, at_least, at_most: how many features are present: exactly, at least, at most.
+                fixed: {feature: present or not}, features that have no choice.
+                method: "table" looks at every mask of the features that are free and in a term, 24
+                of them at most; "search" is tabu search from 32 starts, with a loose bound; "milp"
+                is the same and HiGHS after it, which proves its result best if it has the time.
+                "auto" is "table" up to 20 such features and "milp" above.
+                time_limit: seconds for HiGHS. device, backend: where the search runs.
+        Raises: ValueError, TypeError for sizes or fixed features that contradict one another;
+                MissingExtra where HiGHS is needed and SciPy is not installed.
+        Cost:   see subset_search.py and subset_milp.py.
+        Source: the removal metric of Kang et al. 2025 and Butler et al. 2025, there by Gurobi; tabu
+                search of Glover 1989; tables that agree on pairs, Wainwright and Jordan 2008.
+        Example: SparseTransform.from_dict(3, {(0,): 1.0, (1, 2): -1.0}).maximize(size=1).features
+                # (1,)
+        """
+        return largest_subset(
+            *("maximize", self.n, self.support, self.coefs),
+            size=size,
+            at_least=at_least,
+            at_most=at_most,
+            fixed=fixed,
+            method=method,
+            time_limit=time_limit,
+            seed=seed,
+            device=device,
+            backend=backend,
+        )
+
+    def minimize(self, **options: Any) -> BestSubset:
+        """The mask at which f is smallest; options as for maximize, whose bound is from below."""
+        best = largest_subset("minimize", self.n, self.support, -self.coefs, **options)
+        return BestSubset(best.mask, -best.value, -best.bound, best.method)
+
     def top(self, k: int) -> dict[tuple[int, ...], float]:
         """The k terms of largest |F[k]|, largest first; the constant is not one of them."""
-        best = self._largest(check_int("top: k", k, 0))
+        best = self.largest(check_int("top: k", k, 0))
         names = unpack_sets(self.support[best])
         return dict(zip(names, self.coefs[best].tolist(), strict=True))
 
     def truncate(self, k: int) -> SparseTransform:
         """The transform with only top(k) and the constant, which is not counted in k."""
-        best = self._largest(check_int("truncate: k", k, 0))
+        best = self.largest(check_int("truncate: k", k, 0))
         keep = np.concatenate([np.flatnonzero(self.orders == 0), best])
         stderr = None if self.stderr is None else self.stderr[keep]
         return SparseTransform(self.n, self.support[keep], self.coefs[keep], stderr)
@@ -205,7 +256,7 @@ class SparseTransform:
             term, bit = term + rows, bit + rows * d
         return out
 
-    def _largest(self, k: int) -> np.ndarray:
+    def largest(self, k: int) -> np.ndarray:
         """Rows of the k terms of largest |F[k]| but the constant; equal ones in canonical order."""
         rows = np.flatnonzero(self.orders)
         return rows[np.argsort(-np.abs(self.coefs.numpy()[rows]), kind="stable")][:k]
@@ -234,12 +285,16 @@ def _canonical_order(support: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _numbers(where: str, values: Sequence[float] | np.ndarray | Tensor) -> np.ndarray:
-    """A float64 copy of values, all of them finite."""
+def finite(
+    where: str, values: Sequence[float] | np.ndarray | Tensor, name: str = "values"
+) -> np.ndarray:
+    """A float64 copy of values, all of them finite; `where` and `name` are for the error."""
     if isinstance(values, Tensor):
         values = values.detach().double().cpu().numpy()
     numbers = np.array(values, dtype=np.float64)
-    check(bool(np.isfinite(numbers).all()), "{}: values must be finite, got NaN or infinity", where)
+    check(
+        bool(np.isfinite(numbers).all()), "{}: {} must be finite, got NaN or infinity", where, name
+    )
     return numbers
 
 

@@ -59,7 +59,9 @@ def k_sii(s: int, d: int, order: int) -> Fraction | int:
     """The sum over i = 0..l-s of B_i times SII of every S + i features, C(d - s, i) within k."""
     if s == 0:
         return 1
-    return sum(bernoulli(i) * comb(d - s, i) * sii(s + i, d, order) for i in range(order - s + 1))
+    return sum(
+        bernoulli(i) * comb(d - s, i) * sii(s + i, d, order) for i in range(min(order, d) - s + 1)
+    )
 
 
 @functools.cache

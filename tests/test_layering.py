@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The order in which the data meets the modules. `values` is a package; its files may import one
-# another, and so may the kernels of `triton_kernels`.
+# The order in which the data meets the modules. `values` and `interop` are packages; their files
+# may import one another, and so may the kernels of `triton_kernels`.
 ORDER = [
     *(
         "errors",
@@ -49,13 +49,15 @@ ORDER = [
         "peel",
         "refine",
         "shrink",
+        *("subset_problem", "subset_tables", "subset_milp", "subset_search", "subsets"),
         "transform",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
-    *("weights", "indices", "regions", "picture", "plots", "page", "explanation"),
+    *("faithfulness", "weights", "indices", "shapiq_values"),
+    *("regions", "picture", "plots", "page", "explanation"),
     *("spex", "uniform", "proxyspex", "gpspex", "fit"),
-    *("compare", "values", "demo", "inputs", "progress", "cli"),
+    *("compare", "values", "interop", "demo", "inputs", "progress", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show
@@ -114,6 +116,13 @@ def test_imports_point_upwards(path: Path) -> None:
         (("native",), "from . import _cpu", set()),
         (("values", "text"), "from ..errors import check\nfrom .tokens import split", set()),
         (("values", "text"), "from .. import cli", {"cli"}),
+        (
+            ("interop", "shapiq"),
+            "import shapiq\nfrom ..spex import spex\nfrom .games import f",
+            set(),
+        ),
+        (("interop", "shapiq"), "from ..cli import main", {"cli"}),
+        (("explanation",), "def f():\n    from .interop.shapiq import SPEX", {"interop"}),
         (("triton_kernels", "fwht"), "from ..ops import fwht", {"ops"}),
     ],
 )

@@ -1,0 +1,114 @@
+"""Best subsets, exactly: mixed-integer programming by HiGHS, with a certified bound."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from typing import Any
+
+import numpy as np
+
+from .errors import MissingExtra
+from .subset_problem import SubsetProblem
+from .subset_tables import Tables, parity_states, small_tables
+
+UNIT = 1000.0  # the largest coefficient after scaling: HiGHS stops at an absolute gap of 1e-6
+
+
+def solve(problem: SubsetProblem, time_limit: float) -> tuple[np.ndarray | None, float]:
+    """The best live mask found within the time, None if none was, and an upper bound of the best.
+
+    Every table is a point of the simplex of its states, tables that share a feature or a pair agree
+    on how often it is present, and features are 0 or 1. Where terms come with terms inside them
+    this bounds tighter than products or parities linearised one by one; bench_subsets.py has both.
+    """
+    try:
+        import scipy.optimize as optimize
+    except ImportError as error:
+        raise MissingExtra(
+            "maximize, minimize: exact search of more than 20 features needs SciPy: "
+            "pip install 'spex-core[optimize]', or ask for method='search'"
+        ) from error
+    scale = UNIT / max(map(abs, problem.terms.values()))
+    tables = small_tables({k: scale * coef for k, coef in problem.terms.items()}, len(problem.live))
+    objective, matrix, lower, upper, constant = _programme(tables, problem)
+    found = optimize.milp(
+        -objective,
+        integrality=np.arange(len(objective)) < len(problem.live),
+        bounds=optimize.Bounds(0, 1),
+        constraints=optimize.LinearConstraint(matrix, lower, upper),
+        options={"time_limit": time_limit, "mip_rel_gap": 0.0},
+    )
+    mask = None if found.x is None else found.x[: len(problem.live)] > 0.5
+    bound = tables.most()
+    if found.mip_dual_bound is not None and np.isfinite(found.mip_dual_bound):
+        bound = min(bound, constant - found.mip_dual_bound)
+    return mask, problem.constant + bound / scale
+
+
+def _programme(tables: Tables, problem: SubsetProblem) -> tuple[Any, Any, Any, Any, Any]:
+    """The objective, the constraint matrix with its lower and upper bounds, and the constant.
+
+    Variables: the features and parts; then for each table the weights of its states but the first;
+    then one for each pair of features that several tables share.
+    """
+    from scipy.sparse import csr_array
+
+    count = tables.variables
+    objective = [np.zeros(count)]
+    constant = 0.0
+    first: dict[int, int] = {}
+    for d, (rows, values) in tables.values.items():
+        constant += float(values[:, 0].sum())
+        first |= {row: count + i * (2**d - 1) for i, row in enumerate(rows.tolist())}
+        objective.append((values[:, 1:] - values[:, :1]).ravel())
+        count += len(rows) * (2**d - 1)
+    in_tables = collections.Counter(
+        pair for set_ in tables.sets for pair in itertools.combinations(set_, 2)
+    )
+    shared = [pair for pair, times in in_tables.items() if times > 1]
+    pair_at = {pair: count + i for i, pair in enumerate(shared)}
+    count += len(shared)
+    objective.append(np.zeros(len(shared)))
+
+    entries = _Entries()
+    for place, set_ in enumerate(tables.sets):
+        weights = np.arange(first[place], first[place] + 2 ** len(set_) - 1)
+        states = np.arange(1, 2 ** len(set_))
+        entries.add(weights, -1, 0.0, 1.0)
+        for j, feature in enumerate(set_):
+            entries.add(weights[states >> j & 1 == 1], feature)
+        for (i, a), (j, b) in itertools.combinations(enumerate(set_), 2):
+            if (a, b) in pair_at:
+                entries.add(weights[(states >> i & states >> j & 1) == 1], pair_at[a, b])
+    for variable, (place, bits) in tables.parts.items():
+        d = len(tables.sets[place])
+        weights = np.arange(first[place], first[place] + 2**d - 1)
+        entries.add(weights[parity_states(d, bits)[1:]], variable)
+    entries.add(np.arange(len(problem.live)), -1, problem.least, problem.most)
+    matrix = csr_array(
+        (np.concatenate(entries.value), (np.concatenate(entries.row), np.concatenate(entries.at))),
+        shape=(len(entries.lower), count),
+    )
+    return np.concatenate(objective), matrix, entries.lower, entries.upper, constant
+
+
+class _Entries:
+    """Constraints collected one by one: the sum over `at`, less variable `equal`, within bounds."""
+
+    def __init__(self) -> None:
+        self.row: list[np.ndarray] = []
+        self.at: list[np.ndarray] = []
+        self.value: list[np.ndarray] = []
+        self.lower: list[float] = []
+        self.upper: list[float] = []
+
+    def add(self, at: np.ndarray, equal: int, lower: float = 0.0, upper: float = 0.0) -> None:
+        value = np.ones(len(at))
+        if equal >= 0:
+            at, value = np.append(at, equal), np.append(value, -1.0)
+        self.row.append(np.full(len(at), len(self.lower)))
+        self.at.append(at)
+        self.value.append(value)
+        self.lower.append(lower)
+        self.upper.append(upper)
