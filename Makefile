@@ -36,7 +36,7 @@ bench: .venv/installed .venv-peers/installed build/bench/parity_block build/brow
 bench-gpu: .venv/installed ## measure the kernels on a CUDA device, if there is one, into bench/results/gpu.json
 	$(BIN)/python bench/bench_gpu.py
 
-lint: .venv/installed .venv/lint ## check style, types, formatting and spelling
+lint: .venv/lint ## check style, types, formatting and spelling
 	git ls-files --cached --others --exclude-standard -z | xargs -0 $(BIN)/pre-commit run --files
 
 format: .venv/lint ## repair formatting and what ruff can fix
