@@ -83,7 +83,7 @@ SANITIZERS_thread := thread
 	@touch $@
 
 .venv/installed: .venv/compile .venv/test $(wildcard csrc/*)
-	$(PIP) --no-build-isolation --config-settings=cmake.define.SPEX_CUDA=$(SPEX_CUDA) --editable '.[text,remote]'
+	$(PIP) --no-build-isolation --config-settings=cmake.define.SPEX_CUDA=$(SPEX_CUDA) --editable '.[text,remote,ray]'
 	@touch $@
 
 .venv-peers/installed: constraints.txt pyproject.toml

@@ -16,6 +16,7 @@ it had before the fit.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import time
@@ -46,7 +47,6 @@ MOST_GP = 1000  # samples, of GPSPEX here
 LIMIT = 120
 RUNS = HERE / "results" / "compare_runs.jsonl"
 CASE = {"method", "game", "n", "samples", "seed"}  # the keys of a line that name its run
-FIGURES = HERE.parent / "docs" / "figures"
 
 
 def cases() -> Iterator[Row]:
@@ -159,7 +159,7 @@ COLOURS = {
 
 
 def draw(on_games: list[Row], size: list[Row]) -> None:
-    """The plots, as SVG in docs/figures."""
+    """The plots, results/compare_*.svg."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -175,7 +175,10 @@ def draw(on_games: list[Row], size: list[Row]) -> None:
             entries |= dict(zip(labels, handles, strict=True))
         order = [method for method in COLOURS if method in entries]
         figure.legend([entries[m] for m in order], order, loc="outside lower center", ncols=3)
-        figure.savefig(FIGURES / f"compare_{name}.svg", metadata={"Date": None})
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        lines = [line.rstrip() + "\n" for line in drawn.getvalue().splitlines()]
+        (HERE / "results" / f"compare_{name}.svg").write_text("".join(lines))
         plt.close(figure)
 
     def line(ax, rows: list[Row], method: str, x: str, y: str) -> None:
@@ -185,7 +188,6 @@ def draw(on_games: list[Row], size: list[Row]) -> None:
             style = "--" if " " in method else "-"
             ax.plot(*points, style, marker="o", ms=3, color=COLOURS[method], label=method)
 
-    FIGURES.mkdir(parents=True, exist_ok=True)
     figure, grid = plt.subplots(5, 3, figsize=(9, 11), sharex=True, layout="constrained")
     for ax, name in zip(grid.flat, GAMES, strict=True):
         rows = [row for row in on_games if row["game"] == name]

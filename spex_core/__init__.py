@@ -1,6 +1,7 @@
 """SPEX, ProxySPEX and GPSPEX: the interactions that drive a model, found by ablation and sparse
 Walsh-Fourier transforms."""
 
+from .asktell import plan, resume
 from .errors import (
     BackendUnavailable,
     EvaluationError,
@@ -22,8 +23,10 @@ from .faithfulness import (
 from .fit import fit
 from .gpspex import gpspex
 from .indices import interactions
+from .patience import Patience
 from .plan import SamplingPlan, plan_spex
 from .proxyspex import proxyspex
+from .run import Run
 from .spex import spex
 from .subsets import BestSubset
 from .transform import SparseTransform
@@ -38,8 +41,10 @@ __all__ = [
     "Explanation",
     "FormatError",
     "MissingExtra",
+    "Patience",
     "Removal",
     "Report",
+    "Run",
     "SamplingPlan",
     "SparseTransform",
     "SpexError",
@@ -51,11 +56,13 @@ __all__ = [
     "hierarchy_rates",
     "interactions",
     "load",
+    "plan",
     "plan_spex",
     "proxyspex",
     "r2",
     "r2_by_sparsity",
     "recall_at_k",
+    "resume",
     "spex",
     "top_removal",
     "tree_fourier",

@@ -1,5 +1,6 @@
 """The console command: `spex` prints the backends, `spex explain` explains a model's output, `spex
-report` shows a result again, `spex demo` three kinds of input."""
+run` does so in a directory from which `spex resume` goes on, `spex report` shows a result again,
+`spex demo` three kinds of input."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from .value_function import ValueFunction
 
 BUDGETS = {"proxyspex": 2000, "spex": 5000}  # unless --budget or --compare says otherwise
+OWN = ("command", "run", "folder", "quiet")  # of one call of `spex run`, not of its run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit code: 0, 2 for bad input, 1 for a failed model, 130 for Ctrl-C."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     if args.command is None:
         print(backend.table())
         print("\nspex explain: which words of a passage make a model's output (see --help)")
@@ -49,31 +50,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 def explain(args: argparse.Namespace) -> None:
     """`spex explain`: make the value function, ask the model, save the explanation, print it; then,
     unless told otherwise, what SPEX makes of the same."""
-    check_int("--top", args.top, 0)
     check_int("--compare", args.compare, 0)
     check(args.out.suffix == ".npz", "--out must end in .npz, got {}", args.out)
     _check_writable("--out", args.out)
-    _set_threads(args)
     from .compare import Recorder
-    from .inputs import value_function
 
-    inner, lines = value_function(args)
-    if args.tokens is not None:
-        inner.tokens = check_int("--tokens", args.tokens, 1)
-    _check_index(args, inner.n)
+    inner, lines = _value_function(args)
     print("\n".join([*lines, _ends_line(inner)]), flush=True)
     f = Recorder(inner)
     ex = _run(f, args)
+    _show(ex, args)
+    if args.algorithm == "proxyspex" and args.compare:
+        print(_comparison_lines(f, ex, args))
+
+
+def _value_function(args: argparse.Namespace) -> tuple[ValueFunction, list[str]]:
+    """That of the options, all of them checked, and what to say of it."""
+    check_int("--top", args.top, 0)
+    _set_threads(args)
+    from .inputs import value_function
+
+    f, lines = value_function(args)
+    if args.tokens is not None:
+        f.tokens = check_int("--tokens", args.tokens, 1)
+    _check_index(args, f.n)
+    return f, lines
+
+
+def _show(ex: Explanation, args: argparse.Namespace) -> None:
     ex.save(args.out)
     print(_top_lines(ex.interactions(args.index, order=args.order), ex.features, args))
     print(f"\n{ex.report}\n")
     print(_time_line(ex.report.seconds))
     print(f"result: {args.out}", flush=True)
-    if args.algorithm == "proxyspex" and args.compare:
-        print(_comparison_lines(f, ex, args))
 
 
-def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
+def _run(
+    f: ValueFunction, args: argparse.Namespace, score_every: float | None = None, **more: Any
+) -> Explanation:
     """The algorithm asked for, on all it needs to know."""
     from .progress import progress
     from .proxyspex import proxyspex
@@ -86,7 +100,7 @@ def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
         if args.algorithm == "spex"
         else (proxyspex, {"preset": args.preset})
     )
-    with progress(f.unit, quiet=args.quiet) as show:
+    with progress(f.unit, quiet=args.quiet, score_every=score_every) as show:
         found = algorithm(
             f,
             budget=BUDGETS[args.algorithm] if args.budget is None else args.budget,
@@ -94,6 +108,7 @@ def _run(f: Recorder, args: argparse.Namespace) -> Explanation:
             seed=args.seed,
             progress=show,
             **own,
+            **more,
         )
     return cast("Explanation", found)  # one output
 
@@ -162,6 +177,55 @@ def _comparison_lines(f: Recorder, ex: Explanation, args: argparse.Namespace) ->
         return f"\nno comparison with SPEX: {error} (--compare {args.compare})"
     with progress(f.unit, quiet=args.quiet) as show:
         return f"\n{compare(f, ex, plan, decoder=args.decoder, progress=show)}"
+
+
+# ---- spex run, resume, status, export ------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> None:
+    """`spex run DIR`: as explain, but for the comparison, with every value kept in DIR."""
+    check(args.text != "-", "--text must be a file, as `spex resume` reads it again")
+    from . import cli_runs
+    from .patience import Patience
+
+    cli_runs.begin(args.folder, {name: vars(args)[name] for name in vars(args) if name not in OWN})
+    args.out = args.folder / cli_runs.RESULT
+    try:
+        patience = Patience(retries=args.retries, wait=args.wait, timeout=args.timeout)
+        f, lines = _value_function(args)
+        print("\n".join([*lines, f"store:    {args.folder}"]), flush=True)
+        store = args.folder / cli_runs.VALUES
+        ex = _run(f, args, args.score_every, store=store, patience=patience)
+    except EvaluationError:
+        print(f"spex: to go on: spex resume {args.folder}", file=sys.stderr)
+        raise
+    _show(ex, args)
+
+
+def resume(args: argparse.Namespace) -> None:
+    """`spex resume DIR`: the same run again, which asks for what is missing."""
+    from . import cli_runs
+
+    folder = args.folder.resolve()
+    options, directory = cli_runs.recorded(folder)
+    again = _parser().parse_args(["run", str(folder), *(["--quiet"] if args.quiet else [])])
+    os.chdir(directory)
+    run(argparse.Namespace(**vars(again) | options))
+
+
+def status(args: argparse.Namespace) -> None:
+    """`spex status DIR`: how far it is."""
+    from . import cli_runs
+
+    print("\n".join(cli_runs.status_lines(args.folder, fit=args.fit)))
+
+
+def export(args: argparse.Namespace) -> None:
+    """`spex export DIR FILE.parquet`: its masks and values."""
+    from . import cli_runs
+
+    count = cli_runs.export(args.folder, args.file)
+    print(f"{count:,} masks and values: {args.file}")
 
 
 # ---- spex report ---------------------------------------------------------------------------------
@@ -236,9 +300,21 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=explain)
     _add_input(command.add_argument_group("what to explain"))
     _add_model(command.add_argument_group("the model"))
-    _add_server(command.add_argument_group("a served model"))
-    _add_algorithm(command.add_argument_group("how"))
-    _add_output(command.add_argument_group("what to show"))
+    how, shown = (command.add_argument_group(title) for title in ("how", "what to show"))
+    _add_algorithm(how)
+    how.add_argument(
+        "--compare",
+        type=int,
+        metavar="BUDGET",
+        default=BUDGETS["spex"],
+        help="with proxyspex: masks for SPEX on the same input, shown beside it; 0 for none",
+    )
+    _add_shown(shown)
+    shown.add_argument(
+        "--out", type=Path, metavar="FILE.npz", default="spex-result.npz", help="the result"
+    )
+    _add_quiet(shown)
+    _add_runs(commands)
     command = commands.add_parser(
         "report",
         help="show a saved result, and write it as an HTML page",
@@ -265,6 +341,46 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FILE.md", default="demo.md", help="the report, in Markdown")
     add("--quiet", action="store_true", help="no progress")
     return parser
+
+
+def _add_runs(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "run",
+        help="as explain, in a directory from which it goes on after whatever stops it",
+        description="As `spex explain`, without the comparison, with every value on disk in DIR: "
+        "the same command, or `spex resume DIR`, goes on from there and asks for no mask twice.",
+        formatter_class=_Help,
+    )
+    command.set_defaults(run=run)
+    command.add_argument("folder", type=Path, metavar="DIR", help="new, or of the same run")
+    _add_input(command.add_argument_group("what to explain"))
+    _add_model(command.add_argument_group("the model"))
+    _add_algorithm(command.add_argument_group("how"))
+    shown = command.add_argument_group("what to show")
+    _add_shown(shown)
+    _add_quiet(shown)
+    add = command.add_argument_group("failures and progress").add_argument
+    add("--retries", type=int, default=2, help="further attempts of a pack that fails")
+    add("--wait", type=float, default=1.0, help="seconds before the first, then doubled")
+    add("--timeout", type=float, help="seconds that a pack may take; else any")
+    add("--score-every", type=float, metavar="S", help="seconds between fits on the way, for R2")
+
+    command = commands.add_parser("resume", help="go on with a run", formatter_class=_Help)
+    command.set_defaults(run=resume)
+    command.add_argument("folder", type=Path, metavar="DIR", help="of `spex run`")
+    _add_quiet(command)
+
+    command = commands.add_parser("status", help="how far a run is", formatter_class=_Help)
+    command.set_defaults(run=status)
+    command.add_argument("folder", type=Path, metavar="DIR", help="of a run, or a store")
+    command.add_argument("--fit", action="store_true", help="fit what is there, and report")
+
+    command = commands.add_parser(
+        "export", help="masks and values of a run, as Parquet", formatter_class=_Help
+    )
+    command.set_defaults(run=export)
+    command.add_argument("folder", type=Path, metavar="DIR", help="of a run, or a store")
+    command.add_argument("file", type=Path, metavar="FILE.parquet", help="to write")
 
 
 def _add_input(group: argparse._ArgumentGroup) -> None:
@@ -316,6 +432,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of it")
     add("--device", default="cpu", help="where it runs, as cuda")
     add("--tokens", type=int, help="in one forward pass at most; else what suits the device")
+    _add_server(group)
 
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
@@ -356,13 +473,6 @@ def _add_algorithm(group: argparse._ArgumentGroup) -> None:
         help="masks that the model may be asked at most; else "
         + ", ".join(f"{budget} for {name}" for name, budget in BUDGETS.items()),
     )
-    add(
-        "--compare",
-        type=int,
-        metavar="BUDGET",
-        default=BUDGETS["spex"],
-        help="with proxyspex: masks for SPEX on the same input, shown beside it; 0 for none",
-    )
     add("--preset", choices=["default", "paper"], default="default", help="of proxyspex")
     add("--decoder", choices=["soft", "hard"], default="soft", help="of spex, for its BCH code")
     add("--degree", type=int, default=5, help="most features in one Fourier term")
@@ -377,8 +487,5 @@ def _add_shown(group: argparse._ActionsContainer) -> None:
     add("--top", type=int, default=20, help="interactions to print")
 
 
-def _add_output(group: argparse._ArgumentGroup) -> None:
-    _add_shown(group)
-    add = group.add_argument
-    add("--out", type=Path, metavar="FILE.npz", default="spex-result.npz", help="the result")
-    add("--quiet", action="store_true", help="no progress")
+def _add_quiet(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--quiet", action="store_true", help="no progress")

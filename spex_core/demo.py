@@ -15,8 +15,8 @@ import torch
 
 from .compare import Recorder, compare, rival_plan
 from .errors import MissingExtra
-from .evaluate import Progress
 from .explanation import Explanation
+from .progress import Progress
 from .proxyspex import proxyspex
 from .value_function import ValueFunction
 

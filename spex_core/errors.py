@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 
@@ -17,6 +19,7 @@ class BackendUnavailable(SpexError, RuntimeError):
 class EvaluationError(SpexError, RuntimeError):
     """The value function raised, or returned something that is not one finite number per mask.
 
+    Args: paid: makes (masks, values), when they are first asked for.
     Attributes:
         masks: bool (done, n), the masks whose values were paid for before the failure.
         values: float64 (done,), those values.
@@ -24,11 +27,31 @@ class EvaluationError(SpexError, RuntimeError):
         done: how many evaluations this run made. total: how many it meant to make.
     """
 
-    def __init__(self, message: str, *, masks: Any, values: Any, done: int, total: int):
+    def __init__(
+        self,
+        message: str,
+        *,
+        masks: Any = None,
+        values: Any = None,
+        done: int,
+        total: int,
+        paid: Callable[[], tuple[Any, Any]] | None = None,
+    ):
         super().__init__(message)
-        self.masks, self.values = masks, values
-        self.known = masks, values
+        self._paid = paid or (lambda: (masks, values))
         self.done, self.total = done, total
+
+    @functools.cached_property
+    def known(self) -> tuple[Any, Any]:
+        return self._paid()
+
+    @property
+    def masks(self) -> Any:
+        return self.known[0]
+
+    @property
+    def values(self) -> Any:
+        return self.known[1]
 
 
 class EvaluationInterrupted(EvaluationError, KeyboardInterrupt):

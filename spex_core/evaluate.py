@@ -3,9 +3,11 @@ failure."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 
 import numpy as np
 import torch
@@ -13,13 +15,19 @@ from torch import Tensor
 
 from . import masks as bits
 from .errors import EvaluationError, EvaluationInterrupted, check
+from .given import not_finite, numbers_of
+from .ledger import Ledger, Part
+from .patience import Patience, timed
 from .plan import SamplingPlan
+from .progress import Progress, Status, Watcher, watcher
 from .value_function import ValueFunction
 
 SetFunction = Callable[[np.ndarray], "np.ndarray | Tensor | list[float]"]
-Progress = Callable[[int, int], None]
+AsyncFunction = Callable[[np.ndarray], "Awaitable[np.ndarray | Tensor | list[float]]"]
+Shown = Watcher | Progress | logging.Logger | bool | None
 
-BLOCK = 1 << 14  # rows made at a time
+DENSE = 1 << 22  # features unpacked at a time, or those of a batch
+ONCE = Patience()
 
 
 def evaluate(
@@ -27,14 +35,14 @@ def evaluate(
     plan: SamplingPlan,
     *,
     batch_size: int = 1024,
-    progress: Progress | None = None,
+    progress: Shown = None,
     known: tuple[np.ndarray, np.ndarray] | None = None,
     many: bool = False,
 ) -> tuple[Tensor, int]:
     """The values of all rows of the plan, asking f for each distinct mask once.
 
     A ValueFunction gets packed masks, in its own order and packs; anything else is called on dense
-    ones in the order of the plan.
+    ones, those held out first, then in the order of the plan.
 
     Args:    f: bool (batch, n) -> (batch,) finite numbers, or a ValueFunction.
              batch_size: rows of a call at the most; a ValueFunction has a budget of its own.
@@ -46,192 +54,223 @@ def evaluate(
     Raises:  EvaluationError if f raises or returns anything but one finite number per mask. It
              holds what was paid for; pass its `known` to go on.
     """
-    # slot: row -> its place in `values`
-    keys, first, slot = np.unique(plan.row_keys(), return_index=True, return_inverse=True)
-    answers = _Answers(len(keys))
+    ledger = Ledger(plan, many=many)
     if known is not None:
-        known = check_samples("known", *known, many=many)
-        _fill_known(answers, keys, plan, *known)
-    owed = np.zeros(plan.total, np.bool_)
-    owed[first[~answers.there]] = True
-    total, done = int(owed.sum()), 0
+        ledger.take(*known)
+    ask(f, ledger, batch_size=batch_size, progress=progress)
+    return ledger.answers()[0], ledger.evaluated
 
+
+def ask(
+    f: SetFunction | ValueFunction,
+    ledger: Ledger,
+    *,
+    batch_size: int = 1024,
+    progress: Shown = None,
+    patience: Patience = ONCE,
+    score: Callable[[], float | None] | None = None,
+) -> None:
+    """Ask f for whatever the ledger is missing.
+
+    Args:   progress: as `watcher` takes it. score: R2 of what is there, for a watcher that asks.
+    Raises: EvaluationError if f fails more often than patience allows, or values cannot be kept,
+            or progress raises.
+    """
+    owed = ledger.owed()
+    total, before = int(owed.sum()), ledger.evaluated
     try:
-        spent, work = 0, total if progress is None else _work(f, plan, owed)
-        with contextlib.closing(_asked(f, plan, owed, batch_size)) as answered:
-            for rows, answer, cost in answered:
-                answers.put(slot[rows], _numbers(answer, len(rows), many))
-                done, spent = done + len(rows), spent + cost
-                if progress is not None:
-                    progress(spent, work)
+        meter = None
+        if (watching := watcher(progress)) is not None:
+            unit = f.unit if isinstance(f, ValueFunction) else "masks"
+            meter = Meter(watching, unit, _work(f, ledger, owed), total, score)
+        with contextlib.closing(_patiently(f, ledger, batch_size, patience)) as answered:
+            for part, values, cost in answered:
+                ledger.put(part, values)
+                if meter is not None:
+                    meter.add(len(values), cost)
     except (Exception, KeyboardInterrupt) as cause:  # wherever it struck, what was paid for is kept
-        paid, worth = _paid(plan, answers, slot, owed & answers.there[slot], known)
-        interrupted = isinstance(cause, KeyboardInterrupt)
-        raise (EvaluationInterrupted if interrupted else EvaluationError)(
-            f"evaluation failed after {done} of {total} evaluations "
-            f"({type(cause).__name__}: {cause}); error.known holds what is done: pass it as "
-            "known= to go on from there",
-            masks=paid,
-            values=worth,
-            done=done,
-            total=total,
-        ) from cause
-    return torch.from_numpy(answers.values[slot]), total
+        raise failure(ledger, cause, ledger.evaluated - before, total) from cause
+
+
+class Meter:
+    """Counts what is done, and shows it."""
+
+    def __init__(
+        self,
+        watching: Watcher,
+        unit: str,
+        work: int,
+        total: int,
+        score: Callable[[], float | None] | None,
+    ):
+        self.watching, self.unit, self.work, self.total = watching, unit, work, total
+        self.score = score if watching.score_every is not None else None
+        self.start = time.perf_counter()
+        self.due = self.start + (watching.score_every or 0.0)  # the next score
+        self.masks = self.spent = 0
+        self.r2: float | None = None
+
+    def add(self, masks: int, cost: int) -> None:
+        self.masks += masks
+        self.spent += cost
+        now = time.perf_counter()
+        if self.score is not None and now >= self.due:
+            self.r2 = self.score()
+            took, now = time.perf_counter() - now, time.perf_counter()
+            self.due = now + max(self.watching.score_every or 0.0, 9 * took)
+        self.watching.show(
+            Status(
+                *(self.spent, self.work, self.unit, now - self.start),
+                masks=self.masks,
+                of=self.total,
+                r2=self.r2,
+            )
+        )
+
+
+def failure(ledger: Ledger, cause: BaseException, done: int, total: int) -> EvaluationError:
+    """What to raise of a run that stops, with all that it has paid for."""
+    how = "error.known holds what is done: pass it as known= to go on from there"
+    if ledger.keep is not None:
+        how = f"all that is done is in {ledger.keep.folder}: the same call goes on from there"
+        try:
+            ledger.keep.flush()
+        except OSError as error:
+            how = (
+                f"what is done is in {ledger.keep.folder} but for the last values, which cannot "
+                f"be written there ({error.strerror}); error.known holds all: pass it as known="
+            )
+    kind = EvaluationInterrupted if isinstance(cause, KeyboardInterrupt) else EvaluationError
+    return kind(
+        f"evaluation failed after {done} of {total} evaluations ({type(cause).__name__}: {cause}); "
+        f"{how}",
+        done=done,
+        total=total,
+        paid=ledger.paid,
+    )
+
+
+def _patiently(
+    f: SetFunction | ValueFunction, ledger: Ledger, batch_size: int, patience: Patience
+) -> Generator[tuple[Part, np.ndarray, int], None, None]:
+    """What f says, with its cost; after a failure, what is still missing is asked for again."""
+    failures = 0
+    while (owed := ledger.owed()).any():
+        try:
+            asked = timed(_asked(f, ledger, owed, batch_size), patience.timeout)
+            with contextlib.closing(asked) as parts:
+                for part, answer, cost in parts:
+                    values, finite = numbers_of(answer, len(part.rows), ledger.many)
+                    if finite.all():
+                        yield part, values, cost
+                        failures = 0
+                        continue
+                    if finite.any():
+                        share = cost * int(finite.sum()) // len(finite)
+                        yield part.where(finite), values[finite], share
+                    raise not_finite(values, finite)
+            return
+        except Exception as error:
+            failures += 1
+            ledger.failed += 1
+            if not patience.again(error, failures):
+                raise
+        time.sleep(patience.pause(failures))
 
 
 def _asked(
-    f: SetFunction | ValueFunction, plan: SamplingPlan, owed: np.ndarray, batch_size: int
-) -> Generator[tuple[np.ndarray, object, int], None, None]:
-    """(rows of the plan, what f said of them, what that cost) until no owed row is left."""
+    f: SetFunction | ValueFunction, ledger: Ledger, owed: np.ndarray, batch_size: int
+) -> Iterator[tuple[Part, object, int]]:
+    """((rows of the plan, their masks), what f said of them, what that cost) until no owed row is
+    left."""
     if not isinstance(f, ValueFunction):
-        for rows, batch in _batches(plan, owed, batch_size):
-            yield rows, f(batch), len(rows)
+        for part, batch in batches(ledger, owed, batch_size):
+            yield part, f(batch), len(batch)
         return
-    check(f.n == plan.n, "it must have n = {} features, got {}", plan.n, f.n)
-    for rows, masks in _blocks(plan, owed, whole=f.order == "prefix"):
+    check(f.n == ledger.plan.n, "it must have n = {} features, got {}", ledger.plan.n, f.n)
+    for block in ledger.blocks(owed, whole=f.order == "prefix"):
+        rows, masks, _ = ledger.still_owed(*block)
         with contextlib.closing(f.stream(masks)) as packs:
             for at, values in packs:
-                yield rows[at], values, int(f.cost(masks[torch.from_numpy(at)]).sum())
+                asked = masks[torch.from_numpy(at)]
+                yield Part(rows[at], asked), values, int(f.cost(asked).sum())
 
 
-def _work(f: SetFunction | ValueFunction, plan: SamplingPlan, owed: np.ndarray) -> int:
+def batches(ledger: Ledger, owed: np.ndarray, size: int) -> Iterator[tuple[Part, np.ndarray]]:
+    """((rows, packed masks), masks bool (batch, n)) over the owed rows, in the order of asking."""
+    n = ledger.plan.n
+    some = size * max(1, DENSE // (n * size))
+    for block in ledger.blocks(owed):
+        left = ledger.still_owed(*block)
+        for start in range(0, len(left.rows), some):
+            chunk = ledger.ready(left.slice(slice(start, start + some)))
+            dense = bits.unpack(chunk.masks, n)
+            for at in range(0, len(dense), size):
+                rows = slice(at, at + size)
+                yield chunk.slice(rows), dense[rows]
+
+
+def _work(f: SetFunction | ValueFunction, ledger: Ledger, owed: np.ndarray) -> int:
     """What all owed rows cost, in the unit of f."""
     if not isinstance(f, ValueFunction):
         return int(owed.sum())
-    return sum(int(f.cost(masks).sum()) for _, masks in _blocks(plan, owed))
+    return sum(int(f.cost(masks).sum()) for _, masks in ledger.blocks(owed))
 
 
-class _Answers:
-    """One answer for each of `count` masks, a number or q of them: the first says which."""
+async def ask_async(
+    f: AsyncFunction,
+    ledger: Ledger,
+    *,
+    batch_size: int,
+    concurrency: int,
+    patience: Patience = ONCE,
+) -> AsyncGenerator[tuple[np.ndarray, np.ndarray], None]:
+    """The same of a coroutine function, so many calls at a time: (masks, values) of each call, as
+    they are done and in the ledger.
 
-    def __init__(self, count: int):
-        self.there = np.zeros(count, np.bool_)
-        self.values: Any = None  # float64 (count,) or (count, q), once there is one
-
-    def put(self, at: np.ndarray, numbers: np.ndarray) -> None:
-        if self.values is None:
-            self.values = np.zeros((len(self.there), *numbers.shape[1:]))
-        check(
-            numbers.shape[1:] == self.values.shape[1:],
-            "it must return as many outputs as before, shape {}, got shape {}",
-            *((len(numbers), *self.values.shape[1:]), numbers.shape),
-        )
-        self.values[at] = numbers
-        self.there[at] = True
-
-
-def _paid(
-    plan: SamplingPlan,
-    answers: _Answers,
-    slot: np.ndarray,
-    done: np.ndarray,
-    known: tuple[np.ndarray, np.ndarray] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `known` held and what the rows marked done added to it, as masks and values."""
-    masks, numbers = known or (np.zeros((0, plan.n), np.bool_), np.zeros(0))
-    if not done.any():
-        return masks, numbers
-    fresh, values = [batch for _, batch in _batches(plan, done, BLOCK)], answers.values[slot[done]]
-    if not len(masks):  # whose values have a shape of their own
-        return np.concatenate(fresh), values
-    return np.concatenate([masks, *fresh]), np.concatenate([numbers, values])
-
-
-def _batches(
-    plan: SamplingPlan, owed: np.ndarray, size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows (batch,), masks bool (batch, n)) over the owed rows, in the order of the plan."""
-    for rows, masks in _blocks(plan, owed):
-        for at in range(0, len(rows), size):
-            yield rows[at : at + size], bits.unpack(masks[at : at + size], plan.n)
-
-
-def _blocks(
-    plan: SamplingPlan, owed: np.ndarray, *, whole: bool = False
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """(rows (k,), packed masks (k, W)) over the owed rows, in the order of the plan; all in one
-    where `whole`, as masks that share prefixes can only be neighbours in one block."""
-    blocks = (
-        (rows, plan.masks(start, min(start + BLOCK, plan.total))[torch.from_numpy(rows - start)])
-        for start in range(0, plan.total, BLOCK)
-        if len(rows := start + np.flatnonzero(owed[start : start + BLOCK]))
-    )
-    if not whole:
-        yield from blocks
-    elif parts := list(blocks):
-        yield np.concatenate([rows for rows, _ in parts]), torch.cat([masks for _, masks in parts])
-
-
-def _numbers(answer: object, count: int, many: bool) -> np.ndarray:
-    """A value function's answer as float64 (count,) or, if many, (count, q); or a ValueError that
-    says what is wrong with it."""
-    values = _array(answer)
-    check(
-        _is_per_mask(values.shape, count, many),
-        "it must return one number per mask, shape ({},){}, got shape {}",
-        *(count, f" or ({count}, outputs)" if many else "", values.shape),
-    )
-    if values.dtype.kind == "c":
-        raise TypeError(f"it must return real numbers, got {values.dtype}")
-    values = values.astype(np.float64)
-    bad = ~np.isfinite(values).reshape(count, -1).all(1)
-    check(
-        not bad.any(),
-        "it must return finite numbers, got {} for mask {} of the batch ({} of {} are not finite)",
-        *(values[bad.argmax()], bad.argmax(), bad.sum(), count),
-    )
-    return values
-
-
-def _array(numbers: Any) -> np.ndarray:
-    """A tensor of any kind and device, or what NumPy can make an array of."""
-    if isinstance(numbers, Tensor):
-        numbers = numbers.detach().cpu()
-        numbers = numbers.numpy() if numbers.is_complex() else numbers.double().numpy()
-    return np.asarray(numbers)
-
-
-def _is_per_mask(shape: tuple[int, ...], count: int, many: bool) -> bool:
-    return shape == (count,) or (many and len(shape) == 2 and shape[0] == count and shape[1] > 0)
-
-
-def _fill_known(
-    answers: _Answers, keys: np.ndarray, plan: SamplingPlan, masks: np.ndarray, numbers: np.ndarray
-) -> None:
-    check(
-        masks.shape[1] == plan.n,
-        "known: masks must have n = {} columns, got {}",
-        plan.n,
-        masks.shape[1],
-    )
-    theirs = plan.keys(bits.pack(masks))
-    at = np.searchsorted(keys, theirs)
-    hit = (at < len(keys)) & (keys[np.minimum(at, len(keys) - 1)] == theirs)
-    if len(masks):
-        answers.put(at[hit], numbers[hit])
-
-
-def check_samples(
-    name: str, masks: object, values: object, *, many: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """bool (T, n) masks and float64 (T,) values or, if many, (T, q); or an error that names what is
-    wrong."""
-    dense = masks.cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
-    if dense.dtype != np.bool_:
-        raise TypeError(f"{name}: masks must be bool, got {dense.dtype}")
-    check(dense.ndim == 2, "{}: masks must have shape (T, n), got {}", name, dense.shape)
-    check(dense.shape[1] > 0, "{}: masks must have a feature, got shape {}", name, dense.shape)
+    Raises: EvaluationError as `ask`, once the calls under way have ended and are kept too.
+    """
+    total, before = ledger.missing, ledger.evaluated
+    source = batches(ledger, ledger.owed(), batch_size)
+    under_way: set[asyncio.Task] = set()
     try:
-        numbers = _array(values)
-        if numbers.dtype.kind not in "biufO":
-            raise TypeError(f"got {numbers.dtype}")
-        numbers = numbers.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}: values must be real numbers, {error}") from None
-    check(
-        _is_per_mask(numbers.shape, len(dense), many),
-        "{}: values must have shape ({},), one per mask{}, got {}",
-        *(name, len(dense), f", or ({len(dense)}, outputs)" if many else "", numbers.shape),
-    )
-    check(bool(np.isfinite(numbers).all()), "{}: values must be finite", name)
-    return dense, numbers
+        while True:
+            while len(under_way) < concurrency and (batch := next(source, None)) is not None:
+                under_way.add(asyncio.ensure_future(_attempts(f, ledger, *batch, patience)))
+            if not under_way:
+                return
+            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield task.result()
+    except Exception as cause:
+        await asyncio.gather(*under_way, return_exceptions=True)
+        raise failure(ledger, cause, ledger.evaluated - before, total) from cause
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _attempts(
+    f: AsyncFunction, ledger: Ledger, part: Part, dense: np.ndarray, patience: Patience
+) -> tuple[np.ndarray, np.ndarray]:
+    """One batch, until each of its masks has a value."""
+    left, asked, failures = part, dense, 0
+    while True:
+        try:
+            answer = await asyncio.wait_for(f(asked.copy()), patience.timeout)
+            values, finite = numbers_of(answer, len(asked), ledger.many)
+        except Exception as error:
+            failure = error
+        else:
+            if finite.all():
+                ledger.put(left, values)
+                return dense, ledger.values[ledger.slot[part.rows]]
+            ledger.put(left.where(finite), values[finite])
+            failure = not_finite(values, finite)
+            left, asked = left.where(~finite), asked[~finite]
+        failures += 1
+        ledger.failed += 1
+        if not patience.again(failure, failures):
+            raise failure
+        await asyncio.sleep(patience.pause(failures))

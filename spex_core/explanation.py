@@ -38,8 +38,11 @@ class Report:
         algorithm, backend, device, seed, n: of the run.
         decoder, preset: the variant of the algorithm, where it has such.
         degree: the largest order a term could have.
-        budget: evaluations asked for; used: made by this run; unique: distinct masks behind the
-        result.
+        budget: evaluations asked for; used, or evaluated: made by this run; unique: distinct masks
+        behind the result.
+        asked: rows of the plan, repeats among them; cached: masks whose values were known before,
+        or read from a store; failed: calls of the value function that gave no value, or not one for
+        each mask; missing: masks of the plan that have no value yet.
         left_out: masks that scored the result: SPEX holds them out of the fit, ProxySPEX leaves
         each out of a fit like it and then takes it in; 0 where every mask there is was evaluated.
         r2: R2 of the result on the masks left out (on all masks where there are none).
@@ -78,6 +81,14 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     r2_process: float | None = None
     missed: float | None = None
+    asked: int = 0
+    cached: int = 0
+    failed: int = 0
+    missing: int = 0
+
+    @property
+    def evaluated(self) -> int:
+        return self.used
 
     def __str__(self) -> str:
         variant = f"{self.decoder} decoding" if self.decoder else f"preset {self.preset}"
@@ -88,7 +99,8 @@ class Report:
         lines = [
             f"algorithm   {self.algorithm}, {variant}, degree {self.degree}, seed {self.seed}; "
             f"{self.backend} backend on {self.device}",
-            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks",
+            f"budget      {self.budget:,} asked, {self.used:,} used, {self.unique:,} unique masks"
+            + self._of_calls(),
             f"plan        {self.plan}",
             f"R2          {self.r2:.4f} on {seen}; linear fit on the same samples "
             f"{self.r2_linear:.4f}" + self._of_process(),
@@ -98,6 +110,10 @@ class Report:
             f"seconds     {times}",
         ]
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
+
+    def _of_calls(self) -> str:
+        counts = {"cached": self.cached, "missing": self.missing, "calls failed": self.failed}
+        return "".join(f", {count:,} {name}" for name, count in counts.items() if count)
 
     def _of_process(self) -> str:
         if self.r2_process is None or self.missed is None:
@@ -135,7 +151,7 @@ class Explanation:
         Raises: ValueError for an unknown index, or an order above the degree of the run: no term of
                 that order was looked for.
         """
-        name, order = self._looked_for("interactions", index, order)
+        name, order = self._asked("interactions", index, order)
         return indices.interactions(self.transform, name, order)
 
     def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
@@ -146,15 +162,15 @@ class Explanation:
         Args:   as for interactions, of the indices that shapiq has.
         Raises: what interactions raises, MissingExtra without shapiq 1.4 or newer.
         """
-        name, order = self._looked_for("to_shapiq", index, order)
+        name, order = self._asked("to_shapiq", index, order)
         return to_shapiq(self.transform, name, order, budget=self.report.unique)
 
-    def _looked_for(self, where: str, index: str, order: int | None) -> tuple[str, int]:
-        """The name of an index and its order, if the run looked for terms of that order."""
+    def _asked(self, where: str, index: str, order: int | None) -> tuple[str, int]:
+        """The name of an index, and the order that is meant."""
         name = indices.index_name(index)
         if order is None and self.report.degree == 1:
             order = 1
-        order = indices.index_order(name, order, self.transform.n)
+        order = indices.check_order(name, order, self.transform.n)
         check(
             order <= self.report.degree,
             "{}: order must be at most the degree of the run, {}, got {}",
@@ -207,7 +223,7 @@ class Explanation:
         Raises: ValueError for what `interactions` refuses, an image without regions or with others
                 than the features, a number that is not finite.
         """
-        name, order = self._looked_for("to_html", index, order)
+        name, order = self._asked("to_html", index, order)
         check((image is None) == (regions is None), "to_html: image and regions must come together")
         shown = (
             None

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from .errors import check, check_int
-from .evaluate import Progress, SetFunction
+from .evaluate import SetFunction, Shown
 from .explanation import Explanation
 from .gp import GpFit, fit_gp
 from .gp_memory import check_samples_fit
 from .ops import MAX_ORDER
-from .plan import MAX_TABLE
+from .patience import Patience
+from .plan import MAX_TABLE, SamplingPlan
 from .prefixes import BRANCHING
-from .uniform import Algorithm, check_run, explain_function
+from .run import Known, Where, explain, feature_names
+from .uniform import Algorithm, UniformRecipe
 
 PRESETS = ("default", "pure")
 DEGREE = 5
@@ -34,8 +35,10 @@ def gpspex(
     prefix_sharing: bool = False,
     seed: int = 0,
     batch_size: int = 1024,
-    progress: Progress | None = None,
-    known: tuple[np.ndarray, np.ndarray] | None = None,
+    progress: Shown = None,
+    known: Known | None = None,
+    store: Where | None = None,
+    patience: Patience | None = None,
 ) -> Explanation | list[Explanation]:
     """GPSPEX: what drives f, from `budget` evaluations at uniform masks, with error bars.
 
@@ -59,8 +62,12 @@ def gpspex(
         prefix_sharing: as in proxyspex().
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
-        progress: called as progress(done, total) after each batch.
-        known: (masks bool (rows, n), values (rows,) or (rows, q)) that need not be asked for again.
+        progress: called as progress(done, total) after each batch; or True for a bar or lines, or a
+            logger, or a Watcher (progress.py), which may ask for R2 on the way.
+        known: (masks bool (rows, n), values (rows,) or (rows, q)) that need not be asked for again;
+            or the Store of another run on f, or its directory.
+        store, patience: where values are kept as they come, and what is done about calls that fail,
+            as in spex().
     Returns: an Explanation; for q outputs a list of q. `transform.stderr` has the standard errors
              of the coefficients, `process.predict(masks)` values with theirs.
     Raises:  TypeError, ValueError for bad arguments, or a budget over 5,000 or over what fits in
@@ -70,20 +77,52 @@ def gpspex(
              1,000, 36 s for 5,000 of 40. Up to 80 T**2 bytes.
     Example: gpspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=100)
     """
-    names, budget, batch_size = check_run("gpspex", f, n, features, budget, batch_size)
-    together = BRANCHING if prefix_sharing else 1
-    algorithm = gp_algorithm("gpspex", preset, degree, terms, seed, together=together)
-    if len(names) > MAX_TABLE or budget < 1 << len(names):
-        check_samples_fit("gpspex: budget", budget)
-    return explain_function(
-        algorithm,
+    if not callable(f):
+        raise TypeError(f"gpspex: f must be callable, got {type(f).__name__}")
+    names = feature_names("gpspex", n, features, f)
+    return explain(
+        gp_recipe(
+            budget=budget,
+            preset=preset,
+            degree=degree,
+            terms=terms,
+            prefix_sharing=prefix_sharing,
+            seed=seed,
+        ),
         *(f, names),
-        budget=budget,
-        prefix_sharing=prefix_sharing,
-        batch_size=batch_size,
+        batch_size=check_int("gpspex: batch_size", batch_size, 1),
         progress=progress,
         known=known,
+        store=store,
+        patience=patience,
     )
+
+
+def gp_recipe(
+    *,
+    budget: int,
+    preset: str = "default",
+    degree: int = DEGREE,
+    terms: int | None = None,
+    prefix_sharing: bool = False,
+    seed: int = 0,
+) -> GpRecipe:
+    """The options of gpspex(), checked but for what depends on n."""
+    together = BRANCHING if prefix_sharing else 1
+    algorithm = gp_algorithm("gpspex", preset, degree, terms, seed, together=together)
+    options = {"preset": preset, "degree": algorithm.degree, "terms": terms}
+    options["prefix_sharing"] = prefix_sharing
+    return GpRecipe(algorithm, budget, prefix_sharing, options)
+
+
+class GpRecipe(UniformRecipe):
+    """That of GPSPEX, which takes so many samples and no more."""
+
+    def plan(self, n: int) -> SamplingPlan:
+        plan = super().plan(n)
+        if n > MAX_TABLE or self.budget < 1 << n:
+            check_samples_fit("gpspex: budget", self.budget)
+        return plan
 
 
 def gp_algorithm(

@@ -64,7 +64,7 @@ def interactions(
               # {(0, 1): 1.0, (): 1.0}
     """
     name = index_name(index)
-    order = index_order(name, order, transform.n)
+    order = check_order(name, order, transform.n)
     terms = transform.by_order()
     if name == "Influence":
         terms = [(d, features, coefs**2) for d, features, coefs in terms]
@@ -99,8 +99,8 @@ def index_name(index: str) -> str:
     raise ValueError(f"interactions: index must be one of {known}, got {index!r}{hint}")
 
 
-def index_order(name: str, order: int | None, n: int) -> int:
-    """The order asked for, or the one by default, if the index has it."""
+def check_order(name: str, order: int | None, n: int) -> int:
+    """The order meant for an index of n features; ValueError for one that it does not have."""
     if order is None:
         return 1 if name in ("SV", "BV", "Influence") else min(2, n)
     order = check_int("interactions: order", order, 1)

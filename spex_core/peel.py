@@ -56,3 +56,11 @@ def beyond_rounding(spectrum: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
     floor = 4 * max(ROUNDING[torch.float64] * float(spectrum.abs().max()), of_values)
     support = torch.nonzero(spectrum.abs() > floor).flatten()
     return support[:, None], spectrum[support]
+
+
+def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The terms, and the constant with coefficient 0 if it is not among them."""
+    if bool((support == 0).all(1).any()):
+        return support, coefs
+    constant = torch.zeros(1, bits.words(n), dtype=torch.int64)
+    return torch.cat([constant, support]), torch.cat([coefs.new_zeros(1), coefs])

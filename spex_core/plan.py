@@ -15,6 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,19 @@ MAX_TABLE = 24  # n up to which a budget of 2**n asks for the whole table
 UNIFORM, DELAYS, KEYS, HASH = 0, 1, 2, 16
 
 Draw = Callable[..., Tensor]  # as ops.uniform_masks: (rows, n, *, seed, stream, start)
+
+
+class Places(NamedTuple):
+    """The distinct masks of a plan, each of which has a place.
+
+    keys: int64 (U,), ascending, and at: int64 (U,), the place of each. first: int64 (U,), the first
+    row of each place. slot: int64 (T,), row -> place.
+    """
+
+    keys: np.ndarray
+    at: np.ndarray
+    first: np.ndarray
+    slot: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +152,21 @@ class SamplingPlan:
         return np.concatenate([*parts, self.keys(self.extra)])
 
     @functools.cached_property
+    def places(self) -> Places:
+        """The distinct masks, in the order of their first rows."""
+        keys, first, slot = np.unique(self.row_keys(), return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return Places(keys, rank, first[order], rank[slot])
+
+    def extended(self, masks: Tensor) -> SamplingPlan:
+        """The plan with further packed masks (count, W), which stand before those held out."""
+        uniform = len(self.extra) - self.holdout
+        extra = torch.cat([self.extra[:uniform], masks, self.extra[uniform:]])
+        return dataclasses.replace(self, extra=extra)
+
+    @functools.cached_property
     def _projection(self) -> Tensor:
         return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS)
 
@@ -213,6 +242,14 @@ def plan_uniform(
     empty = SamplingPlan(n, n, seed, budget, 0, None, none[:, None], none, none, 0)
     draw = branching_masks if prefix_sharing else ops.uniform_masks
     return _with_extra(empty, budget, budget, 0, draw)
+
+
+def further_masks(plan: SamplingPlan, count: int) -> Tensor:
+    """Up to `count` uniform masks that the plan does not have: packed int64 (count, W)."""
+    seen = plan.places.keys
+    if plan.n <= MAX_TABLE and 2 * (len(seen) + count) > 1 << plan.n:
+        return _from_rest(plan, seen, count)
+    return _drawn(plan, seen, count, ops.uniform_masks)[len(plan.extra) :]
 
 
 def aliased_plan(

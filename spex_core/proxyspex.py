@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from .errors import check, check_int
-from .evaluate import Progress, SetFunction
+from .evaluate import SetFunction, Shown
 from .explanation import Explanation
+from .patience import Patience
 from .prefixes import BRANCHING
 from .proxy import ProxyFit, fit_default
 from .proxy_paper import fit_paper
-from .uniform import Algorithm, check_run, explain_function
+from .run import Known, Where, explain, feature_names
+from .uniform import Algorithm, UniformRecipe
 
 PRESETS = ("default", "paper")
 MAX_DEGREE = 16
@@ -32,8 +33,10 @@ def proxyspex(
     prefix_sharing: bool = False,
     seed: int = 0,
     batch_size: int = 1024,
-    progress: Progress | None = None,
-    known: tuple[np.ndarray, np.ndarray] | None = None,
+    progress: Shown = None,
+    known: Known | None = None,
+    store: Where | None = None,
+    patience: Patience | None = None,
 ) -> Explanation | list[Explanation]:
     """ProxySPEX: what drives f, from `budget` evaluations at uniform masks.
 
@@ -59,8 +62,12 @@ def proxyspex(
             0.09): ask for twice the masks. Off, because a budget counts masks.
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
-        progress: called as progress(done, total) after each batch.
-        known: (masks bool (rows, n), values (rows,) or (rows, q)) that need not be asked for again.
+        progress: called as progress(done, total) after each batch; or True for a bar or lines, or a
+            logger, or a Watcher (progress.py), which may ask for R2 on the way.
+        known: (masks bool (rows, n), values (rows,) or (rows, q)) that need not be asked for again;
+            or the Store of another run on f, or its directory.
+        store, patience: where values are kept as they come, and what is done about calls that fail,
+            as in spex().
     Returns: an Explanation; for q outputs a list of q.
     Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
              fails, holding what was paid for.
@@ -68,22 +75,47 @@ def proxyspex(
     Source:  Butler et al., ProxySPEX, NeurIPS 2025 (arXiv 2505.17495).
     Example: proxyspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=500)
     """
-    names, budget, batch_size = check_run("proxyspex", f, n, features, budget, batch_size)
+    if not callable(f):
+        raise TypeError(f"proxyspex: f must be callable, got {type(f).__name__}")
+    names = feature_names("proxyspex", n, features, f)
+    return explain(
+        proxy_recipe(
+            budget=budget,
+            preset=preset,
+            degree=degree,
+            terms=terms,
+            prefix_sharing=prefix_sharing,
+            seed=seed,
+        ),
+        *(f, names),
+        batch_size=check_int("proxyspex: batch_size", batch_size, 1),
+        progress=progress,
+        known=known,
+        store=store,
+        patience=patience,
+    )
+
+
+def proxy_recipe(
+    *,
+    budget: int,
+    preset: str = "default",
+    degree: int = DEGREE,
+    terms: int | None = None,
+    prefix_sharing: bool = False,
+    seed: int = 0,
+) -> UniformRecipe:
+    """The options of proxyspex(), checked but for what depends on n."""
     check(
         preset == "default" or not prefix_sharing,
         "proxyspex: prefix_sharing must be False with preset={!r}, whose masks are independent",
         preset,
     )
     together = BRANCHING if prefix_sharing else 1
-    return explain_function(
-        proxy_algorithm("proxyspex", preset, degree, terms, seed, together=together),
-        *(f, names),
-        budget=budget,
-        prefix_sharing=prefix_sharing,
-        batch_size=batch_size,
-        progress=progress,
-        known=known,
-    )
+    algorithm = proxy_algorithm("proxyspex", preset, degree, terms, seed, together=together)
+    options = {"preset": preset, "degree": algorithm.degree, "terms": terms}
+    options["prefix_sharing"] = prefix_sharing
+    return UniformRecipe(algorithm, budget, prefix_sharing, options)
 
 
 def proxy_algorithm(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import masks as bits
 from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
-from .evaluate import Progress, SetFunction, evaluate
+from .evaluate import SetFunction, Shown
 from .explanation import Explanation, Report
 from .hierarchy import hierarchy_rates
-from .peel import peel
+from .patience import Patience
+from .peel import peel, with_constant
 from .plan import SamplingPlan, least_budget, plan_spex
 from .prefixes import profile_of
+from .proxyspex import proxy_recipe
 from .refine import linear_fit, linear_predict, refit
+from .run import Answered, Clock, Found, Known, Recipe, Where, explain, feature_names
 from .shrink import with_low_orders
 from .transform import SparseTransform, r2
 from .value_function import ValueFunction
@@ -40,8 +42,10 @@ def spex(
     prefix_sharing: bool | Sequence[float] | None = None,
     seed: int = 0,
     batch_size: int = 1024,
-    progress: Progress | None = None,
-    known: tuple[np.ndarray, np.ndarray] | None = None,
+    progress: Shown = None,
+    known: Known | None = None,
+    store: Where | None = None,
+    patience: Patience | None = None,
     backend: Backend = "auto",
 ) -> Explanation:
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
@@ -70,12 +74,19 @@ def spex(
             up to 0.11 of R2. None: where f is a ValueFunction that shares prefixes.
         seed: every random choice follows from it; the same seed gives the same bits.
         batch_size: masks in one call of f at the most.
-        progress: called as progress(done, total) after each batch.
-        known: (masks bool (rows, n), values (rows,)) that need not be asked for again.
+        progress: called as progress(done, total) after each batch; or True for a bar or lines, or a
+            logger, or a Watcher (progress.py), which may ask for R2 on the way.
+        known: (masks bool (rows, n), values (rows,)) that need not be asked for again; or the Store
+            of another run on f, or its directory.
+        store: a directory, new or of the same call: values are kept there as they come, and those
+            that are there are not asked for again. Or a Store, which other runs on f may share.
+        patience: a Patience, which says how often a call that fails is made again and how long it
+            may take; by default it is not, and any time.
         backend: of the transform and the decoder.
     Returns: an Explanation.
-    Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
-             fails, holding what was paid for; BackendUnavailable.
+    Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
+             another function or plan, with what differs; EvaluationError if f fails, holding what
+             was paid for; BackendUnavailable.
     Cost:    f aside: O(T log B + n b) for T samples, and the decoding of C B bins.
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
@@ -83,43 +94,147 @@ def spex(
     if not callable(f):
         raise TypeError(f"spex: f must be callable, got {type(f).__name__}")
     names = feature_names("spex", n, features, f)
-    check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
-    batch_size = check_int("spex: batch_size", batch_size, 1)
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
-    profile = profile_of(prefix_sharing)
-    chosen = pick("peel", backend, torch.device("cpu"))
-    clock = Clock()
-    with clock("plan"):
-        plan = plan_spex(len(names), budget, degree=degree, seed=seed, prefix_sharing=profile)
-    with clock("evaluate"):
-        values, used = evaluate(f, plan, batch_size=batch_size, progress=progress, known=known)
-    transform = fit_plan(plan, values, decoder=decoder, backend=backend, clock=clock)
-    with clock("score"):
-        score, score_linear = scores(plan, values, transform)
-    report = Report(
-        algorithm="spex",
-        decoder=decoder,
-        backend=chosen,
-        device="cpu",
-        seed=plan.seed,
-        n=plan.n,
-        degree=plan.n if plan.code is None else plan.degree,
-        budget=plan.budget,
-        used=used,
-        unique=len(np.unique(plan.row_keys())),
-        left_out=plan.holdout,
-        r2=score,
-        r2_linear=score_linear,
-        terms=len(transform),
-        effective_terms=float(len(transform)),
-        energy_by_order=transform.energy_by_order(),
-        hierarchy=hierarchy_rates(transform),
-        plan=describe(plan),
-        seconds=clock.seconds,
-        warnings=warnings(plan, score, score_linear),
+    found = explain(
+        spex_recipe(
+            budget=budget,
+            degree=degree,
+            decoder=decoder,
+            prefix_sharing=prefix_sharing,
+            seed=seed,
+            backend=backend,
+        ),
+        *(f, names),
+        batch_size=check_int("spex: batch_size", batch_size, 1),
+        progress=progress,
+        known=known,
+        store=store,
+        patience=patience,
     )
-    return Explanation(transform, names, report)
+    assert isinstance(found, Explanation)
+    return found
+
+
+def spex_recipe(
+    *,
+    budget: int,
+    degree: int = 5,
+    decoder: str = "soft",
+    prefix_sharing: bool | Sequence[float] = False,
+    seed: int = 0,
+    backend: Backend = "auto",
+) -> SpexRecipe:
+    """The options of spex(), checked but for what depends on n."""
+    check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
+    pick("peel", backend, torch.device("cpu"))
+    profile = tuple(profile_of(prefix_sharing))
+    return SpexRecipe(budget, degree, decoder, profile, seed, backend)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpexRecipe(Recipe):
+    """SPEX with its options, as spex() has them; profile as in SamplingPlan."""
+
+    budget: int
+    degree: int
+    decoder: str
+    profile: tuple[float, ...]
+    seed: int
+    backend: Backend
+
+    name = "spex"
+    many = False
+
+    @property
+    def options(self) -> dict[str, object]:
+        options = {"degree": self.degree, "decoder": self.decoder}
+        return options | {"prefix_sharing": list(self.profile), "backend": self.backend}
+
+    def plan(self, n: int) -> SamplingPlan:
+        return plan_spex(
+            n, self.budget, degree=self.degree, seed=self.seed, prefix_sharing=self.profile
+        )
+
+    def fit(self, answered: Answered, clock: Clock) -> Found:
+        """Of the groups whose values are all there, with the other values as further samples; where
+        there is no such group, the fit of ProxySPEX."""
+        if answered.whole:
+            return self._explanation(answered, answered.plan, answered.values, clock, [])
+        part = complete_part(answered)
+        if part is None:
+            other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
+            found = cast(Explanation, other.fit(answered, clock))  # SPEX has one output
+            text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
+            report = dataclasses.replace(found.report, warnings=[text, *found.report.warnings])
+            return dataclasses.replace(found, report=report)
+        plan, values = part
+        notes = [f"of {answered.plan.groups} groups of masks {plan.groups} have all their values"]
+        if not plan.holdout:
+            notes.append("none of the masks held out has a value yet: R2 is of the samples fitted")
+        return self._explanation(answered, plan, values, clock, notes)
+
+    def _explanation(
+        self,
+        answered: Answered,
+        plan: SamplingPlan,
+        values: Tensor,
+        clock: Clock,
+        notes: list[str],
+    ) -> Explanation:
+        """Of values of all rows of a plan."""
+        transform = fit_plan(plan, values, decoder=self.decoder, backend=self.backend, clock=clock)
+        with clock("score"):
+            score, score_linear = scores(plan, values, transform)
+        report = Report(
+            algorithm="spex",
+            decoder=self.decoder,
+            backend=pick("peel", self.backend, torch.device("cpu")),
+            device="cpu",
+            seed=plan.seed,
+            n=plan.n,
+            degree=plan.n if plan.code is None else plan.degree,
+            budget=plan.budget,
+            used=0,
+            unique=len(plan.places.first),
+            left_out=plan.holdout,
+            r2=score,
+            r2_linear=score_linear,
+            terms=len(transform),
+            effective_terms=float(len(transform)),
+            energy_by_order=transform.energy_by_order(),
+            hierarchy=hierarchy_rates(transform),
+            plan=describe(answered.plan),
+            seconds=clock.seconds,
+            warnings=notes + warnings(plan, score, score_linear),
+        )
+        return Explanation(transform, answered.names, report)
+
+
+def complete_part(answered: Answered) -> tuple[SamplingPlan, Tensor] | None:
+    """The groups and delays of which all values are there, as a plan with its values, all other
+    masks that have one being extra masks of it; None where no group has those of all its coded
+    delays."""
+    plan, there = answered.plan, answered.there
+    if plan.code is None:
+        return None
+    rows = there[: plan.aliased].reshape(plan.shape)
+    full = np.all(rows, axis=2)  # (C, P)
+    groups = np.flatnonzero(full[:, : plan.code.delays].all(1))
+    if not len(groups):
+        return None
+    shifts = np.flatnonzero(full[groups].all(0))
+    taken = np.zeros(plan.total, np.bool_)
+    taken[: plan.aliased].reshape(plan.shape)[np.ix_(groups, shifts)] = True
+    rest = torch.from_numpy(there & ~taken)
+    part = dataclasses.replace(
+        plan,
+        columns=plan.columns[torch.from_numpy(groups)],
+        delays=plan.delays[torch.from_numpy(shifts)],
+        extra=plan.masks(0, plan.total)[rest],
+        holdout=int(there[plan.total - plan.holdout :].sum()),
+    )
+    return part, torch.cat([answered.values[torch.from_numpy(taken)], answered.values[rest]])
 
 
 def fit_plan(
@@ -147,14 +262,6 @@ def fit_plan(
             coefs = refit(plan, values, support, coefs)
             support, coefs = with_low_orders(plan, values, support, coefs)
     return SparseTransform(plan.n, support, coefs)
-
-
-def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The terms, and the constant with coefficient 0 if it is not among them."""
-    if bool((support == 0).all(1).any()):
-        return support, coefs
-    constant = torch.zeros(1, bits.words(n), dtype=torch.int64)
-    return torch.cat([constant, support]), torch.cat([coefs.new_zeros(1), coefs])
 
 
 def scores(plan: SamplingPlan, values: Tensor, transform: SparseTransform) -> tuple[float, float]:
@@ -191,44 +298,3 @@ def describe(plan: SamplingPlan) -> str:
         text += f", hash zero on the first {zero} of the features"
     uniform = len(plan.extra) - plan.holdout
     return text + (f", {uniform:,} uniform masks" if uniform else "")
-
-
-def feature_names(
-    where: str, n: int | None, features: Sequence[str] | None, f: object = None
-) -> tuple[str, ...]:
-    """Names of the features: as given, else those of a value function; x0, x1, ... where only n is
-    given."""
-    if n is None and features is None and isinstance(f, ValueFunction):
-        features = f.features
-    check(
-        n is not None or features is not None,
-        "{}: n or features must be given, got neither",
-        where,
-    )
-    if features is None:
-        return tuple(f"x{i}" for i in range(check_int(f"{where}: n", n, 1)))
-    if isinstance(features, str | bytes):
-        raise TypeError(f"{where}: features must be a list of names, got {features!r}")
-    names = tuple(str(name) for name in features)
-    check(len(names) >= 1, "{}: features must name at least one feature, got none", where)
-    check(
-        n is None or n == len(names),
-        "{}: features must have n = {} names, got {}",
-        *(where, n, len(names)),
-    )
-    return names
-
-
-class Clock:
-    """Wall seconds by stage: `with clock("peel"): ...`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

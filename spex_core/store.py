@@ -1,8 +1,9 @@
 """What a run has paid for, on disk: masks and their values, in one directory.
 
 manifest.json says what the values are values of; shards hold the records (store_shards.py). A
-record is on disk before `append` returns. Several processes may append at once, each to shards of
-its own. Of several records of one mask the first counts, the oldest shard first.
+record is on disk before `append` returns, or, for whoever asks for less, `sync`. Several processes
+may append at once, each to shards of its own. Of several records of one mask the first counts, the
+oldest shard first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +30,16 @@ SHARD_BYTES = 1 << 28  # from which on a process begins another shard
 ROW_BITS = 40  # a place is a shard's number above these bits, and a row of it in them
 
 
+class Ready(NamedTuple):
+    """Records (T, width) whose values are to be filled in, and the keys (T,) of their masks."""
+
+    records: np.ndarray
+    keys: np.ndarray
+
+    def part(self, rows: slice) -> Ready:
+        return Ready(self.records[rows], self.keys[rows])
+
+
 class Store:
     """Masks and their values in a directory. Made by Store.open; as a context it closes itself.
 
@@ -42,8 +54,8 @@ class Store:
         self._index = Index(self._same)
         self._shards: list[Shard] = []
         self._numbers: dict[str, int] = {}  # a shard's name -> its place there
-        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
-        self._writer: Writer | None = None
+        self._pending: list[tuple[np.ndarray, int, np.ndarray | int]] = []  # keys, shard, rows
+        self._writer: Any = None  # a Writer, once there is something to write
         self._lock = threading.RLock()
         self.refresh()
 
@@ -71,22 +83,56 @@ class Store:
         )
         return cls(folder, there)
 
-    def append(self, masks: Tensor | np.ndarray, values: np.ndarray | Tensor) -> None:
+    def append(
+        self, masks: Tensor | np.ndarray, values: np.ndarray | Tensor, *, sync: bool = True
+    ) -> None:
         """Write values down; they are on disk when this returns.
 
         Args:   masks: packed int64 (T, W), or bool (T, n). values: (T,), or (T, q) for a store of q
                 outputs; finite.
+                sync: False leaves that to the next `sync`. They outlive the process all the same,
+                if not a machine that loses power.
         Raises: TypeError, ValueError; OSError if they cannot be written, as on a full or read-only
                 disk: then this batch is to be appended again, and all that was there stays.
         """
-        words = self._words("append", masks)
-        numbers = self._numbers_of(values, len(words))
-        if not len(words):
+        numbers = self._numbers_of(values, len(masks))
+        self.append_ready(self.ready(masks), numbers, sync=sync)
+
+    def ready(self, masks: Tensor | np.ndarray) -> Ready:
+        """Masks as append takes them, for append_ready: what their names take to compute is then
+        shared by many small appends."""
+        return Ready(*self._layout.begun(self._words("append", masks)))
+
+    def append_ready(self, ready: Ready, values: np.ndarray, *, sync: bool = False) -> None:
+        """As append, of finite float64 values (T,) or (T, q), which are not checked."""
+        if not len(values):
             return
-        records, keys = self._layout.records(words, numbers)
+        self._layout.fill(*ready, values.reshape(len(values), -1))
         with self._lock:
-            number, row = self._write(records)
-            self._pending.append((keys, _places(number, row + np.arange(len(keys)))))
+            try:
+                number, row = self._write(ready.records, sync)
+            except OSError as error:
+                raise self._cannot(error) from error
+            except BaseException:
+                self._writer = None
+                raise
+            self._pending.append((ready.keys, number, row))
+
+    def sync(self) -> None:
+        """All that this process has appended is on disk when this returns.
+
+        Raises: OSError if it may not be: then all since the last time is to be appended again.
+        """
+        with self._lock:
+            if not self._is_ours():
+                return
+            try:
+                self._writer.sync()
+            except OSError as error:
+                raise self._cannot(error) from error
+            except BaseException:
+                self._writer = None
+                raise
 
     def lookup(self, masks: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values of the masks that there are.
@@ -99,7 +145,7 @@ class Store:
         values = np.full((len(words), self._layout.values), np.nan)
         with self._lock:
             self._take_in()
-            for start in range(0, len(words), BLOCK):
+            for start in range(0, len(words) if self._index.runs else 0, BLOCK):
                 part = slice(start, start + BLOCK)
                 self._look_up(words[part], found[part], values[part])
         return found, values.reshape(-1, *self._shape)
@@ -152,26 +198,25 @@ class Store:
         """Files of records."""
         return len(self._shards)
 
-    def refresh(self) -> None:
-        """See what other processes have written since the store was opened."""
+    def refresh(self) -> int:
+        """See what other processes have written since the last time: how many records."""
+        count = 0
         with self._lock:
-            writer = self._ours()
-            ours = None if writer is None else writer.stem
+            ours = self._writer.stem if self._is_ours() else None
             for name, path in shards_in(self.folder).items():
                 number = self._number(name, path) if name != ours else None
                 if number is None or self._shards[number].complete:
                     continue
                 for rows, keys in self._shards[number].scan():
-                    self._pending.append((keys, _places(number, rows)))
-            self._take_in()
+                    self._pending.append((keys, number, rows))
+                    count += len(rows)
+        return count
 
     def close(self) -> None:
         """Give the shard of this process its last name. A later append begins another."""
         with self._lock:
-            writer, self._writer = self._ours(), None
-            if writer is not None:
-                writer.seal()
-                self._shards[self._numbers[writer.stem]].path = writer.path
+            self.sync()
+            self._seal()
 
     def __enter__(self) -> Store:
         return self
@@ -179,10 +224,9 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ours(self) -> Writer | None:
-        """The writer, if it is not of a process that this one was forked from."""
-        writer = self._writer
-        return writer if writer is not None and writer.process == os.getpid() else None
+    def _is_ours(self) -> bool:
+        """Whether there is a writer, and not of a process that this one was forked from."""
+        return self._writer is not None and self._writer.process == os.getpid()
 
     def _number(self, name: str, path: Path) -> int:
         if name not in self._numbers:
@@ -190,35 +234,46 @@ class Store:
             self._shards.append(Shard(path, self._layout))
         return self._numbers[name]
 
-    def _write(self, records: np.ndarray) -> tuple[int, int]:
+    def _seal(self) -> None:
+        writer, self._writer = self._writer if self._is_ours() else None, None
+        if writer is not None:
+            writer.seal()
+            self._shards[self._numbers[writer.stem]].path = writer.path
+
+    def _write(self, records: np.ndarray, sync: bool) -> tuple[int, int]:
         """The shard's number and the first row of the records there."""
-        try:
-            if self._writer is not None and self._writer.rows * records[0].nbytes >= SHARD_BYTES:
-                self.close()
-            if (writer := self._ours()) is None:
-                writer = self._writer = Writer(self.folder, self._layout)
-            row = writer.append(records)
-        except BaseException as error:
-            self._writer = None
-            if not isinstance(error, OSError):
-                raise
-            raise OSError(
-                error.errno,
-                f"Store.append: cannot write to the store ({error.strerror}); the {len(records):,} "
-                "values of this batch are not safe, all earlier ones are: append them again, or "
-                "open the store again, when the disk can be written to",
-                str(self.folder),
-            ) from error
+        if self._writer is not None and 8 * self._layout.width * self._writer.rows >= SHARD_BYTES:
+            self._seal()
+        if not self._is_ours():
+            self._writer = Writer(self.folder, self._layout)
+        writer = self._writer
+        row = writer.append(records)
+        if sync:
+            writer.sync()
         number = self._number(writer.stem, writer.path)
         self._shards[number].scanned = writer.rows
         return number, row
 
+    def _cannot(self, error: OSError) -> OSError:
+        """What to raise instead, now that the shard is done with."""
+        self._writer = None
+        return OSError(
+            error.errno,
+            f"Store: cannot write to the store ({error.strerror}); the values of this batch, and "
+            "others since the last sync, are not safe, all earlier ones are: append them again, or "
+            "open the store again, when the disk can be written to",
+            str(self.folder),
+        )
+
     def _take_in(self) -> None:
         """What has been appended or scanned goes into the index when it is first asked for."""
         if self._pending:
-            keys, places = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+            keys, places = zip(
+                *((keys, _places(number, rows, keys)) for keys, number, rows in self._pending),
+                strict=True,
+            )
             self._pending = []
-            self._index.add(keys, places)
+            self._index.add(np.concatenate(keys), np.concatenate(places))
 
     def _look_up(self, words: np.ndarray, found: np.ndarray, values: np.ndarray) -> None:
         for asked, places in self._index.find(keys_of(words)):
@@ -281,22 +336,31 @@ class Store:
         return numbers
 
 
-def _places(number: int, rows: np.ndarray) -> np.ndarray:
+def _places(number: int, rows: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+    """Of rows of a shard, or of as many as there are keys from one row on."""
+    if isinstance(rows, int):
+        rows = np.arange(rows, rows + len(keys))
     return (number << ROW_BITS) + rows
+
+
+def check_free(folder: Path) -> None:
+    """Raise FormatError unless the folder is a store, empty, or not there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FormatError(f"Store.open: {folder} is not a directory")
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if not name.startswith(f".{store_manifest.NAME}")]
+    if store_manifest.NAME not in names and foreign:
+        raise FormatError(
+            f"Store.open: {folder} is not a store: it has no {store_manifest.NAME} but "
+            f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}"
+        )
 
 
 def _make(folder: Path, manifest: Manifest | None) -> None:
     """A new store, unless another process has made one meanwhile."""
-    if folder.exists():
-        if not folder.is_dir():
-            raise FormatError(f"Store.open: {folder} is not a directory")
-        names = sorted(path.name for path in folder.iterdir())
-        foreign = [name for name in names if not name.startswith(f".{store_manifest.NAME}")]
-        if store_manifest.NAME not in names and foreign:
-            raise FormatError(
-                f"Store.open: {folder} is not a store: it has no {store_manifest.NAME} but "
-                f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}"
-            )
+    check_free(folder)
     if manifest is None:
         raise FileNotFoundError(f"Store.open: no store in {folder}; a manifest would make one")
     folder.mkdir(parents=True, exist_ok=True)

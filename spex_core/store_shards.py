@@ -31,14 +31,17 @@ SHARD = re.compile(r"[0-9a-f]{16}-\d+-[0-9a-f]{8}\.(part|\d+\.shard)")
 sync = getattr(os, "fdatasync", os.fsync)  # which also makes the new length durable
 
 
+FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+SHIFTS = np.uint64(32), np.uint64(29)
+
+
 def _mix(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     """One word into a hash, uint64 (T,) both. For either argument fixed it is one to one in the
     other, so that a change of one word never goes unseen; of several, with odds of 2**-64."""
     state = state ^ word
-    state *= np.uint64(0x9E3779B97F4A7C15)
-    state ^= state >> np.uint64(32)
-    state *= np.uint64(0xD6E8FEB86659FD93)
-    state ^= state >> np.uint64(29)
+    for factor, shift in zip(FACTORS, SHIFTS, strict=True):
+        state *= factor
+        state ^= state >> shift
     return state
 
 
@@ -62,27 +65,31 @@ class Layout:
     def width(self) -> int:
         return self.words + self.values + 1
 
-    def records(self, masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint64 (T, W), float64 (T, q) -> records (T, width), keys (T,)."""
+    def begun(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint64 (T, W) -> records (T, width) to be filled, keys (T,)."""
         records = np.empty((len(masks), self.width), np.dtype("<u8"))
         records[:, : self.words] = masks
-        records[:, self.words : -1] = values.view(np.uint64)
-        keys = keys_of(masks)
-        records[:, -1] = self._checks(keys, records)
-        return records, keys
+        return records, keys_of(masks)
+
+    def fill(self, records: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
+        """Put values float64 (T, q) into records, and the checks."""
+        words = values.view(np.uint64)
+        records[:, self.words : -1] = words
+        records[:, -1] = self._checks(keys, words)
 
     def keys(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """records (T, width) -> keys (T,), bool (T,): which are whole."""
         keys = keys_of(records[:, : self.words])
-        return keys, self._checks(keys, records) == records[:, -1]
+        return keys, self._checks(keys, records[:, self.words : -1]) == records[:, -1]
 
     def values_of(self, records: np.ndarray) -> np.ndarray:
         """float64 (T, q)."""
         return np.ascontiguousarray(records[:, self.words : -1]).view(np.float64)
 
-    def _checks(self, keys: np.ndarray, records: np.ndarray) -> np.ndarray:
+    def _checks(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """uint64 (T,), (T, q) -> (T,)."""
         state = keys ^ np.uint64(self.identity)
-        for word in records[:, self.words : -1].T:
+        for word in values.T:
             state = _mix(state, word)
         return state
 
@@ -92,6 +99,7 @@ class Writer:
 
     def __init__(self, folder: Path, layout: Layout):
         self.process, self.rows, self.layout = os.getpid(), 0, layout
+        self.synced = 0  # records that are on disk
         self.stem = f"{time.time_ns():016x}-{self.process}-{secrets.token_hex(4)}"
         self.path = folder / f"{self.stem}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -103,17 +111,28 @@ class Writer:
             raise
 
     def append(self, records: np.ndarray) -> int:
-        """Records are on disk when this returns the row of the first; else that is uncertain."""
+        """Records are with the kernel when this returns the row of the first, so that they outlive
+        this process; else that is uncertain."""
         first, left = self.rows, memoryview(records.data).cast("B")
         try:
             while left:
                 left = left[os.write(self.file, left) :]
-            sync(self.file)
         except BaseException:
             self.abandon()
             raise
         self.rows += len(records)
         return first
+
+    def sync(self) -> None:
+        """All records are on disk when this returns; else those since the last time may not be."""
+        if self.synced == self.rows:
+            return
+        try:
+            sync(self.file)
+        except BaseException:
+            self.abandon()
+            raise
+        self.synced = self.rows
 
     def abandon(self) -> None:
         """Cut off a record in part, and leave no name for nothing. The disk may refuse even that.
@@ -130,6 +149,7 @@ class Writer:
 
     def seal(self) -> None:
         """The shard gets its last name, which says how many records it has."""
+        self.sync()
         os.close(self.file)
         whole = self.path.with_name(f"{self.stem}.{self.rows}.shard")
         os.rename(self.path, whole)

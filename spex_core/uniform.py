@@ -3,7 +3,7 @@ output, by a fit that each brings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,16 @@ from . import masks as bits
 from . import ops
 from .backend import pick
 from .errors import check, check_int
-from .evaluate import Progress, SetFunction, check_samples, evaluate
 from .explanation import Explanation, Report
+from .given import check_samples
 from .gp import GpFit
 from .hierarchy import hierarchy_rates
 from .memory import freed_memory_kept
-from .peel import beyond_rounding
-from .plan import plan_uniform
+from .peel import beyond_rounding, with_constant
+from .plan import SamplingPlan, plan_uniform
 from .proxy import ProxyFit
+from .run import Answered, Clock, Found, Recipe, feature_names
 from .samples import Samples, distinct, varying
-from .spex import Clock, feature_names, with_constant
 from .transform import SparseTransform
 
 LEAST = 8  # samples
@@ -48,27 +48,34 @@ class Algorithm:
     fit: Callable[[Tensor, Tensor, int], Sequence[ProxyFit]]
 
 
-def explain_function(
-    algorithm: Algorithm,
-    f: SetFunction,
-    names: tuple[str, ...],
-    *,
-    budget: int,
-    prefix_sharing: bool,
-    batch_size: int,
-    progress: Progress | None,
-    known: tuple[np.ndarray, np.ndarray] | None,
-) -> Explanation | list[Explanation]:
-    """Ask f at `budget` uniform masks, and fit."""
-    clock = Clock()
-    with clock("plan"):
-        plan = plan_uniform(len(names), budget, seed=algorithm.seed, prefix_sharing=prefix_sharing)
-    with clock("evaluate"):
-        values, used = evaluate(
-            f, plan, batch_size=batch_size, progress=progress, known=known, many=True
+@dataclass(frozen=True)
+class UniformRecipe(Recipe):
+    """An algorithm on masks at random. options: as Recipe has them."""
+
+    algorithm: Algorithm
+    budget: int
+    prefix_sharing: bool
+    options: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        return self.algorithm.name
+
+    @property
+    def seed(self) -> int:
+        return self.algorithm.seed
+
+    def plan(self, n: int) -> SamplingPlan:
+        budget = check_int(f"{self.algorithm.where}: budget", self.budget, least_masks(n))
+        return plan_uniform(n, budget, seed=self.seed, prefix_sharing=self.prefix_sharing)
+
+    def fit(self, answered: Answered, clock: Clock) -> Found:
+        return _explain(
+            self.algorithm,
+            *(*answered.samples(), answered.names, clock),
+            budget=self.budget,
+            uniform=answered.whole,
         )
-    masks = plan.masks(0, plan.total)
-    return _explain(algorithm, masks, values, names, clock, budget=budget, used=used, uniform=True)
 
 
 def explain_samples(
@@ -81,20 +88,7 @@ def explain_samples(
     with clock("plan"):
         packed = bits.pack(dense)
     values = torch.from_numpy(numbers)
-    return _explain(
-        algorithm, packed, values, names, clock, budget=len(packed), used=0, uniform=False
-    )
-
-
-def check_run(
-    where: str, f: object, n: int | None, features: Sequence[str] | None, budget: int, batch: int
-) -> tuple[tuple[str, ...], int, int]:
-    """Names of the features, budget and batch size."""
-    if not callable(f):
-        raise TypeError(f"{where}: f must be callable, got {type(f).__name__}")
-    names = feature_names(where, n, features, f)
-    budget = check_int(f"{where}: budget", budget, least_masks(len(names)))
-    return names, budget, check_int(f"{where}: batch_size", batch, 1)
+    return _explain(algorithm, packed, values, names, clock, budget=len(packed), uniform=False)
 
 
 def _explain(
@@ -105,7 +99,6 @@ def _explain(
     clock: Clock,
     *,
     budget: int,
-    used: int,
     uniform: bool,
 ) -> Explanation | list[Explanation]:
     """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output.
@@ -134,7 +127,7 @@ def _explain(
             n=n,
             degree=len(samples.features) if samples.whole else algorithm.degree,
             budget=budget,
-            used=used,
+            used=0,
             unique=len(samples.masks),
             left_out=found.left_out,
             r2=found.r2,

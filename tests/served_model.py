@@ -20,7 +20,8 @@ class ModelServer:
     """Runs while it is a context.
 
     Args: fault: number of a POST request, from 0 -> what happens to it, or None: "429", "500",
-          "timeout", "truncated", "slow", "halved" (no length is told, and the body ends half way).
+          "timeout", "truncated", "slow", "halved" (no length is told, and the body ends half way),
+          "drip" (a byte at a time).
     Attributes: asked: the prompts, in the order of arrival. counts: of faults. bodies: of requests.
     """
 
@@ -193,13 +194,16 @@ class ModelServer:
                     time.sleep(ours.stall)
                 time.sleep(ours.delay + (0.1 if fault == "slow" else 0.0))
                 reply = ours.reply(self.path, body)
-                if fault == "halved":
+                if fault in ("halved", "drip"):
                     whole = json.dumps(reply).encode()
                     self.send_response(200)
                     self.send_header("Content-Type", "application/json")
                     self.end_headers()
-                    self.wfile.write(whole[: len(whole) // 2])
                     self.close_connection = True
+                    for byte in whole if fault == "drip" else ():
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.02)
+                    self.wfile.write(whole[: len(whole) // 2])
                     return None
                 return self.send(200, reply, cut=fault == "truncated")
 

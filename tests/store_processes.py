@@ -1,7 +1,7 @@
 """Runs that are killed, and many writers at once, in processes forked from this one, which has
 imported everything once. Prints one line of JSON; test_stored.py starts it.
 
-    python tests/store_processes.py killed|writers FOLDER
+    python tests/store_processes.py killed|commands|writers FOLDER
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ import numpy as np
 import torch
 from stores import Toy, manifest, some_masks, some_values
 
-from spex_core import proxyspex
+from spex_core import cli, inputs, load, proxyspex
 from spex_core.store import Store
-from spex_core.store_manifest import Manifest
-from spex_core.stored import Stored
 
 BUDGET, N = 240, 12
 
@@ -41,9 +39,7 @@ class Counted(Toy):
 
 
 def explain(folder: Path, count: mmap.mmap):
-    f = Counted(count)
-    asked = Manifest.of(f, algorithm="proxyspex", seed=0, budget=BUDGET)
-    return proxyspex(Stored(f, Store.open(folder, asked)), budget=BUDGET, seed=0)
+    return proxyspex(Counted(count), budget=BUDGET, seed=0, store=folder)
 
 
 def killed(folder: Path, times: int = 50) -> list[dict]:
@@ -83,6 +79,41 @@ def killed(folder: Path, times: int = 50) -> list[dict]:
     return rows
 
 
+def killed_commands(folder: Path, times: int = 5) -> list[dict]:
+    """The same of `spex run`, which `spex resume` goes on with."""
+    count = mmap.mmap(-1, 8)
+    inputs.value_function = lambda args: (Counted(count), ["value:    a toy"])
+    options = ["--budget", str(BUDGET), "--degree", "3", "--quiet"]
+    rng, rows = np.random.default_rng(1), []
+    for i in range(times + 1):
+        run = folder / str(i)
+        if not i:  # the one that is left alone
+            cli.main(["run", str(run), *options])
+            whole, known = load(run / "result.npz"), Store.open(run / "values").known()
+            continue
+        count[:8] = bytes(8)
+        child = os.fork()
+        if not child:
+            cli.main(["run", str(run), *options])
+            signal.pause()
+        target = int(rng.integers(1, BUDGET))
+        while int.from_bytes(count[:8], "little") < target:
+            time.sleep(0.0001)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        code = cli.main(["resume", str(run), "--quiet"])
+        again, pairs = load(run / "result.npz"), Store.open(run / "values").known()
+        rows.append(
+            {
+                "code": code,
+                "evaluated": int.from_bytes(count[:8], "little"),
+                "same": torch.equal(again.transform.coefs, whole.transform.coefs)
+                and all(np.array_equal(*pair) for pair in zip(pairs, known, strict=True)),
+            }
+        )
+    return rows
+
+
 def writers(folder: Path, count: int = 4) -> dict:
     """Processes that make one store at once, forked after it was written to, each with a part of
     the masks, and some in common."""
@@ -117,4 +148,5 @@ def writers(folder: Path, count: int = 4) -> dict:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps({"killed": killed, "writers": writers}[sys.argv[1]](Path(sys.argv[2]))))
+    modes = {"killed": killed, "commands": killed_commands, "writers": writers}
+    print(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]))))

@@ -295,7 +295,7 @@ def test_explain_end_to_end_on_sentences(run, tmp_path, algorithm):
     code, out, err = run(**options)
     assert code == 0
     total = sum(int(word.replace(",", "")) for word in re.findall(r"of ([\d,]+) tokens", err)[:1])
-    assert f"spex: {total:,} of {total:,} tokens" in err
+    assert f", {total:,} of {total:,} tokens, " in err
     ex = spex_core.load(tmp_path / "out.npz")
     assert ex.report.algorithm == algorithm
     assert list(ex.features) == SENTENCES

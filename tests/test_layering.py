@@ -44,6 +44,11 @@ ORDER = [
         "stored",
         "prefixes",
         "plan",
+        "given",
+        "keep",
+        "ledger",
+        "patience",
+        "progress",
         "evaluate",
         "alias",
         "peel",
@@ -54,10 +59,9 @@ ORDER = [
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "hierarchy"),
-    *("faithfulness", "weights", "indices", "shapiq_values"),
-    *("regions", "picture", "plots", "page", "explanation"),
-    *("spex", "uniform", "proxyspex", "gpspex", "fit"),
-    *("compare", "values", "interop", "demo", "inputs", "progress", "cli"),
+    *("faithfulness", "weights", "indices", "shapiq_values", "regions", "picture", "plots", "page"),
+    *("explanation", "run", "uniform", "proxyspex", "gpspex", "spex", "fit", "asktell"),
+    *("compare", "values", "interop", "demo", "inputs", "cli_runs", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

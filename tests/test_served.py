@@ -83,6 +83,7 @@ def make(tokenizer: Any) -> Callable[..., ServedText]:
 
     def build(there: ModelServer | str, scorer: Any = DIFFERENCE, **options: Any) -> ServedText:
         names = ("prefix", "suffix", "masking", "mask_token", "units", "identity", "truncate")
+        names += ("mark_bounds",)
         text = {name: options.pop(name) for name in names if name in options}
         url = there if isinstance(there, str) else there.url
         known = {"pause": 0.01, "timeout": 5.0, "top": tiny.VOCABULARY}
@@ -178,6 +179,17 @@ def test_two_percent_of_requests_fail(fault: str, serve: Callable, make: Callabl
     found = f(masks)
     assert there.counts[fault] >= 4
     np.testing.assert_array_equal(found, directly(there, f, masks, DIFFERENCE))
+
+
+def test_a_reply_that_never_pauses_and_never_ends(serve: Callable, make: Callable) -> None:
+    there = serve(fault=every("drip", 0))
+    f = make(there, prompts=50, timeout=0.5)
+    masks = some_masks(f.n, 4)
+    start = time.monotonic()
+    np.testing.assert_array_equal(f(masks), directly(there, f, masks, DIFFERENCE))
+    assert there.counts["drip"] == 1
+    assert there.posts >= 2
+    assert time.monotonic() - start >= 0.5
 
 
 def test_all_faults_at_once_in_a_whole_run(serve: Callable, make: Callable) -> None:
@@ -310,6 +322,22 @@ def test_labels_outside_the_list_are_bounds_and_marked(serve: Callable, make: Ca
     assert (found[is_bound] > truth[is_bound]).any(1).all()
     assert found.min() > -20  # no number that stands for "none"
 
+    marked_too = make(there, scorer, top=150, mark_bounds=True)
+    with pytest.warns(UserWarning, match="values are bounds"):
+        np.testing.assert_array_equal(marked_too(masks), np.column_stack([found, is_bound]))
+
+
+def test_one_label_of_a_difference_that_is_not_listed(serve: Callable, make: Callable) -> None:
+    f = make(serve(), top=150)
+    masks = some_masks(f.n, 30)
+    with pytest.warns(UserWarning, match="values are bounds"):
+        found = f(masks)
+    truth = make(serve())(masks)
+    marked = {mask.tobytes() for mask in f.censored.numpy()}
+    is_bound = np.array([mask.tobytes() in marked for mask in bits.pack(masks).numpy()])
+    assert 0 < is_bound.sum() < len(masks) or np.unique(found[is_bound]).size > 1
+    np.testing.assert_array_equal(found[~is_bound], truth[~is_bound])
+
 
 def test_an_old_vllm_is_told_from_one_that_takes_label_ids(serve: Callable, make: Callable) -> None:
     f = make(serve(kind="openai"), api="vllm")
@@ -361,6 +389,7 @@ def test_a_refused_key_is_not_repeated(
     with pytest.raises(EvaluationError) as stop:
         proxyspex(f, budget=20)
     said = everything_said(stop.value)
+    assert stop.value.__cause__.permanent
     assert "OPENAI_API_KEY" in said
     assert key not in said
     assert ("was refused" in said) == (key == "sk-wrong-271828")
@@ -450,6 +479,7 @@ def test_a_server_that_fails_for_good_leaves_what_was_paid_for(
     with pytest.raises(EvaluationError, match=r"failed 2 times.*status 500: .*out of luck") as stop:
         proxyspex(f, budget=120)
     assert len(stop.value.known[0]) == 30
+    assert not stop.value.__cause__.permanent  # asking later may help
 
 
 def test_ctrl_c_keeps_what_is_under_way(
@@ -518,6 +548,7 @@ def test_the_fingerprint_is_of_all_that_values_depend_on(make: Callable) -> None
         make(url, LABELS),
         make(url, suffix=" A:"),
         make(url, masking="replace", mask_token="<unk>"),
+        make(url, mark_bounds=True),
         make(url, identity="tiny of May"),
     ]
     prints = {f.fingerprint for f in (*same, *others)}

@@ -6,11 +6,14 @@ Nothing optional is imported before it is used.
 from .calls import ServerError
 from .causal_scorers import AnswerLogprob, ClassLogit, ClassMargin, LabelLogprobs, LogitDifference
 from .components import Components
+from .distributed import Distributed
 from .encoders import Encoder, as_encoder, load_encoder, load_minilm
 from .heads import sentence_heads, text_heads
 from .image import ImageRegions
+from .isolated import Isolated
 from .language import CausalText, load_causal
 from .loading import load_tokenizer
+from .ranked import Ranked
 from .scorers import Logit, Margin, Similarity
 from .served import ServedText
 from .server import CostCapReached, Server
@@ -26,14 +29,17 @@ __all__ = [
     "ClassMargin",
     "Components",
     "CostCapReached",
+    "Distributed",
     "Encoder",
     "EncoderText",
     "FitAndScore",
     "ImageRegions",
+    "Isolated",
     "LabelLogprobs",
     "Logit",
     "LogitDifference",
     "Margin",
+    "Ranked",
     "ServedText",
     "Server",
     "ServerError",

@@ -25,7 +25,18 @@ WANTED_LATER = (408, 425, 429)  # and all from 500 on
 
 
 class ServerError(SpexError, RuntimeError):
-    """A server that refuses, fails for good, or is none."""
+    """A server that refuses, keeps failing, or is none.
+
+    permanent: whether asking again later would not help.
+    """
+
+    permanent = True
+
+
+class ServerFailing(ServerError):
+    """A server that has failed in all attempts at a request, or asks to wait for long."""
+
+    permanent = False
 
 
 class _MayPass(Exception):
@@ -123,13 +134,13 @@ class Caller:
                 self._resume_at = max(self._resume_at, time.monotonic() + wait)
             pause = min(LONGEST_PAUSE, self.pause * 2**number)
             self._sleep(wait + pause * self._chance.uniform(0.5, 1))
-        raise ServerError(f"{url} failed {number + 1} times, the last time with {reason}")
+        raise ServerFailing(f"{url} failed {number + 1} times, the last time with {reason}")
 
     def _sleep(self, seconds: float) -> None:
         if seconds > 0 or self._stopped.is_set():
             self._stopped.wait(max(seconds, 0.0))
         if self._stopped.is_set():
-            raise ServerError("stopped before another attempt")
+            raise ServerFailing("stopped before another attempt")
 
     def _send(self, method: str, url: str, body: Any, **more: Any) -> Any:
         import httpx
@@ -163,7 +174,7 @@ class Caller:
         if status in WANTED_LATER or status >= 500:
             wait = _retry_after(headers.get("Retry-After", ""))
             if wait > PATIENCE:
-                raise ServerError(f"{url} asks to wait {wait:,.0f} s: {said}")
+                raise ServerFailing(f"{url} asks to wait {wait:,.0f} s: {said}")
             raise _MayPass(f"status {status}: {said}", wait=wait, free=True)
         if status in (401, 403):
             state = "was refused" if self.key else "is missing: it is not set"

@@ -40,6 +40,8 @@ class ServedText(ValueFunction):
               text, units, masking, mask_token, prefix, suffix, special_tokens, truncate: as for
               CausalText; masking is "remove" or "replace".
               scorer: LogitDifference, LabelLogprobs or AnswerLogprob.
+              mark_bounds: a further output, after those of the scorer: 1 where the value is a bound
+              (see Accuracy), else 0. So marks are stored and resumed with the values.
               identity: what to call the server's model in the fingerprint in place of the server's
               address: a name that changes with the weights, so that values outlive a move.
     Call:     bool (T, n) -> float32 (T,) or (T, q); evaluate() takes packed masks.
@@ -47,8 +49,9 @@ class ServedText(ValueFunction):
               ServerError for a server that refuses, keeps failing or is none, and CostCapReached.
     Accuracy: the server's. Where a server gives the likeliest tokens only and a label is not among
               them, its log-probability is taken as the least of theirs, which it cannot exceed.
-              Such values are bounds, not values: `censored` has their masks, and a warning counts
-              them. (Of a difference of which both labels are missing, not even a bound.)
+              Such values are bounds, not values: `censored` has their masks, a warning counts them,
+              and mark_bounds makes it an output. (Of a difference of which both labels are missing,
+              not even a bound.)
     Cost:     one request for `server.prompts` masks, in tokens.
     Example:  server = Server("http://localhost:8000/v1", "my/model", api="vllm")
               tokenizer = load_tokenizer("my/model")
@@ -73,6 +76,7 @@ class ServedText(ValueFunction):
         suffix: str = "",
         special_tokens: bool = True,
         truncate: bool = False,
+        mark_bounds: bool = False,
         identity: str | None = None,
     ):
         if not isinstance(scorer, Scored):
@@ -81,7 +85,7 @@ class ServedText(ValueFunction):
                 f"{scorer!r}"
             )
         self.server, self.tokenizer, self.scorer = server, tokenizer, scorer
-        self.masking, self.identity = masking, identity
+        self.masking, self.mark_bounds, self.identity = masking, mark_bounds, identity
         self.wanted = _wanted(scorer, tokenizer, server.top)
         most = tokenizer.model_max_length
         self.choices = text_choices(
@@ -120,7 +124,7 @@ class ServedText(ValueFunction):
         """Server, model and api in words, and a digest of the tokens, the masking and the scorer.
         The weights are the server's: a name for them is `identity`."""
         where = self.server.url if self.identity is None else self.identity
-        how = self.masking, self.choices.replacement, self.wanted, self.scorer
+        how = self.masking, self.choices.replacement, self.wanted, self.scorer, self.mark_bounds
         return f"{where} {self.server.model} {self.server.api} text-{digest(self.layout, how)}"
 
     def cost(self, masks: Tensor) -> np.ndarray:
@@ -174,7 +178,10 @@ class ServedText(ValueFunction):
                 values = logprobs.mean(1) if mean else logprobs.sum(1)
             case _:
                 values = logprobs
-        return values.astype(np.float32), np.any(bounds, axis=1)
+        censored = np.any(bounds, axis=1)
+        if self.mark_bounds:
+            values = np.column_stack([values, censored])
+        return values.astype(np.float32), censored
 
     def __repr__(self) -> str:
         layout = self.layout

@@ -178,7 +178,7 @@ class _Purse:
                     raise CostCapReached(
                         f"Server: {name} = {most:,} would be exceeded: {spent:,} spent, the next "
                         f"request may cost {cost:,}. All that was paid for is kept: to go on from "
-                        f"there, run the same again with a larger {name}"
+                        f"there, run or resume it again, with as much again or a larger {name}"
                     )
             server.spent_requests += 1
             server.spent_tokens += tokens

@@ -9,15 +9,16 @@ import signal
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing import connection
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from ..errors import SpexError
 
 Start = Literal["spawn", "forkserver", "fork"]
+GRACE = 5  # seconds in which a process may end by itself
 
 
 class JobFailed(SpexError, RuntimeError):
@@ -44,13 +45,16 @@ class Workers:
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
 
-    def each(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def each(
+        self, jobs: Sequence[Any], timeout: float | None = None
+    ) -> Generator[tuple[int, Any], None, None]:
         """(i, function(jobs[i])) as they are done; the jobs are handed out in order to whichever
         process is free.
 
-        Raises: TypeError for a function that cannot be sent; JobFailed for the first job that is
-                seen to fail. All processes are then ended, as they are where the caller stops
-                half way, and the next call starts new ones.
+        Args:   timeout: seconds in which one of those under way must be done.
+        Raises: TimeoutError; TypeError for a function that cannot be sent; JobFailed for the first
+                job that is seen to fail. All processes are then ended, as they are where the caller
+                stops half way, and the next call starts new ones.
         """
         if jobs and not self._processes:
             self._open()
@@ -60,8 +64,10 @@ class Workers:
             for pipe in self._pipes:
                 self._next(pipe, waiting, doing)
             while doing:
-                for ready in connection.wait(list(doing)):
-                    pipe = cast(connection.Connection, ready)
+                ready: Any = connection.wait(list(doing), timeout)
+                if not ready:
+                    raise TimeoutError(f"no answer after {timeout:g} s")
+                for pipe in ready:
                     job = doing.pop(pipe)
                     answer = self._answer(pipe, job)
                     self._next(pipe, waiting, doing)
@@ -69,6 +75,11 @@ class Workers:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def running(self) -> bool:
+        """Whether there are processes."""
+        return bool(self._processes)
 
     def close(self) -> None:
         """End the processes, whatever they do."""
@@ -115,7 +126,10 @@ def _end(processes: list[Any], pipes: list[connection.Connection]) -> None:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join()
+        process.join(GRACE)
+        if process.is_alive():  # it does not listen
+            process.kill()
+            process.join()
         process.close()
     for pipe in pipes:
         pipe.close()

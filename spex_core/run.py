@@ -1,0 +1,421 @@
+"""A run of an algorithm, driven from outside: masks out, values in, a fit at any time. The blocking
+calls are the same run with a value function at the other end."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from .errors import check, check_int
+from .evaluate import AsyncFunction, SetFunction, Shown, ask, ask_async, batches
+from .explanation import Explanation
+from .given import not_finite, numbers_of
+from .keep import Keep
+from .ledger import Ledger
+from .patience import Patience
+from .plan import SamplingPlan, further_masks
+from .store import Store
+from .store_manifest import Manifest
+
+Where = Store | str | os.PathLike
+Known = tuple[np.ndarray, np.ndarray] | Where
+Found = Explanation | list[Explanation]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a run has been told, for an algorithm to fit.
+
+    Attributes:
+        plan: the masks asked for. values: float64 (T,) or (T, q), of all its rows.
+        there: bool (T,), which rows have a value; the others have 0.
+        names: of the features.
+    """
+
+    plan: SamplingPlan
+    values: Tensor
+    there: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.there.all())
+
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Masks packed (rows, W) and values of the rows that have one."""
+        rows = torch.from_numpy(self.there)
+        return self.plan.masks(0, self.plan.total)[rows], self.values[rows]
+
+
+class Recipe(abc.ABC):
+    """An algorithm with its options.
+
+    Attributes:
+        name: of the algorithm. budget, seed: as asked.
+        options: whatever else its masks and its result depend on, as JSON can hold it.
+        many: whether a mask may have several values.
+    """
+
+    name: str
+    budget: int
+    seed: int
+    options: Mapping[str, Any]
+    many: bool = True
+
+    @abc.abstractmethod
+    def plan(self, n: int) -> SamplingPlan: ...
+
+    @abc.abstractmethod
+    def fit(self, answered: Answered, clock: Clock) -> Found:
+        """The explanation of what has been told, of which something may be missing."""
+
+    def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
+        """Up to `count` further masks that the plan does not have, packed (count, W). An adaptive
+        algorithm chooses them by what the last fit found; by default they are uniform."""
+        return further_masks(plan, count)
+
+
+class Run:
+    """Masks to be evaluated, and what is known of their values. Made by plan(), or by resume().
+
+    The fit is that of the blocking call with the same options: the same bits, in whichever order,
+    portions and processes the values came. As a context it closes its store.
+
+    Attributes:
+        recipe: the algorithm with its options. features: n names.
+        seconds: stage -> wall seconds so far.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        features: tuple[str, ...],
+        *,
+        store: Where | None = None,
+        fingerprint: str | None = None,
+        known: Known | None = None,
+    ):
+        self.recipe, self.features = recipe, features
+        self.fingerprint = fingerprint
+        self._clock = Clock()
+        with self._clock("plan"):
+            plan = recipe.plan(len(features))
+        keep = None
+        if store is not None:
+            check(
+                fingerprint is not None or isinstance(store, Store),
+                "store: f must have a `fingerprint`, a string that names all that its values "
+                "depend on, as a ValueFunction has; set it as an attribute of f, or give `store` "
+                "as a Store whose manifest has one",
+            )
+            keep = Keep(store, self.manifest, many=recipe.many)
+        with self._clock("plan"):
+            self._ledger = Ledger(plan, many=recipe.many, keep=keep)
+        if known is not None:
+            self._take(known)
+        self._last: Any = None  # a Part, the batch handed out last
+
+    @property
+    def manifest(self) -> Manifest:
+        """What a store of this run says of it."""
+        recipe = self.recipe
+        return Manifest(
+            *(self.fingerprint or "", self.features),
+            algorithm=recipe.name,
+            seed=recipe.seed,
+            budget=recipe.budget,
+            options=recipe.options,
+        )
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """The masks that are asked for."""
+        return self._ledger.plan
+
+    @property
+    def missing(self) -> int:
+        """Distinct masks without a value."""
+        return self._ledger.missing
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """asked: rows of the plan. unique: distinct masks among them. cached: those whose value was
+        known, or read from the store. evaluated: those that this run was told. failed: calls of f
+        that gave no value, or not one for each mask. missing: masks without a value."""
+        ledger = self._ledger
+        return {
+            "asked": ledger.plan.total,
+            "unique": len(ledger.there),
+            "cached": ledger.cached,
+            "evaluated": ledger.evaluated,
+            "failed": ledger.failed,
+            "missing": ledger.missing,
+        }
+
+    # ---- Ask and tell ----------------------------------------------------------------------------
+
+    def batches(self, size: int = 1024, *, packed: bool = False) -> Iterator[np.ndarray | Tensor]:
+        """The masks that have no value yet, each once: bool (size, n), the last may be fewer.
+
+        Masks told meanwhile are left out. What was handed out and never told is handed out again
+        by the next call.
+
+        Args: packed: hand out packed int64 (size, W) tensors.
+        """
+        size = check_int("batches: size", size, 1)
+        for part, dense in batches(self._ledger, self._ledger.owed(), size):
+            self._last = part
+            yield part.masks if packed else dense
+
+    def tell(
+        self,
+        values: np.ndarray | Tensor | Sequence[float],
+        masks: np.ndarray | Tensor | None = None,
+    ) -> None:
+        """Values of masks that were asked for, on disk where there is a store when this returns
+        (with the kernel, and on the disk before any fit).
+
+        A mask that is told again keeps its first value. Values that are not finite are refused, and
+        the others of the same call are kept.
+
+        Args:   values: (k,), or (k, q) for an algorithm that takes several outputs.
+                masks: bool (k, n) or packed (k, W), any of those asked for in any order; None for
+                the batch handed out last.
+        Raises: ValueError for values of masks that the run does not ask for, another number of
+                values, or values that are not finite; TypeError; OSError if they cannot be stored:
+                they are known here all the same, and stored with the next.
+        """
+        check(
+            masks is not None or self._last is not None,
+            "tell: masks must be given, as no batch is handed out",
+        )
+        packed = None if masks is None else bits.pack_batch("tell", masks, self.plan.n).cpu()
+        part = self._last if packed is None else self._ledger.part(packed)
+        try:
+            numbers, finite = numbers_of(values, len(part.rows), self.recipe.many)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"tell: values: {error}") from None
+        if finite.all():
+            self._ledger.tell(part, numbers, distinct=packed is None)
+            return
+        self._ledger.tell(part.where(finite), numbers[finite])
+        raise ValueError(f"tell: values: {not_finite(numbers, finite)}; the others are kept")
+
+    def fit(self) -> Found:
+        """The explanation of what has been told so far. Its report says what is missing.
+
+        Raises: ValueError if that is too little for any fit; OSError if values cannot be stored.
+        """
+        values, there = self._ledger.answers()
+        check(bool(there.any()), "fit: values must be told first, got none")
+        clock = Clock(self._clock.seconds)
+        found = self.recipe.fit(Answered(self.plan, values, there, self.features), clock)
+        return (
+            [self._reported(ex) for ex in found]
+            if isinstance(found, list)
+            else (self._reported(found))
+        )
+
+    def more(self, count: int, found: Found | None = None) -> int:
+        """Ask for up to `count` further masks, which the next batches bring; how many there are.
+
+        Args: found: the last fit, for an algorithm that chooses masks by it.
+        """
+        masks = self.recipe.propose(self.plan, check_int("more: count", count, 1), found)
+        self._ledger.extend(masks)
+        return len(masks)
+
+    # ---- With a value function -------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        f: SetFunction,
+        *,
+        batch_size: int = 1024,
+        progress: Shown = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """Ask f for all that is missing. As spex() says of the arguments.
+
+        Raises: EvaluationError if f fails, or values cannot be stored. All that was paid for is
+                known here, and is in the store if that can be written to.
+        """
+        batch_size = check_int("evaluate: batch_size", batch_size, 1)
+        with self._clock("evaluate"):
+            ask(
+                f,
+                self._ledger,
+                batch_size=batch_size,
+                progress=progress,
+                patience=patience or Patience(),
+                score=self._score,
+            )
+
+    async def answers(
+        self,
+        f: AsyncFunction,
+        *,
+        batch_size: int = 1024,
+        concurrency: int = 8,
+        patience: Patience | None = None,
+    ) -> AsyncIterator[tuple[np.ndarray, np.ndarray]]:
+        """Ask the coroutine function f, bool (batch, n) -> (batch,) numbers, for all that is
+        missing, so many calls at a time: (masks, values) of each call as it is done and told.
+
+        Raises: EvaluationError as evaluate(), once the other calls under way have ended; what they
+                said is kept too.
+        Example: async for masks, values in run.answers(score, batch_size=64, concurrency=8): ...
+        """
+        parts = ask_async(
+            f,
+            self._ledger,
+            batch_size=check_int("answers: batch_size", batch_size, 1),
+            concurrency=check_int("answers: concurrency", concurrency, 1),
+            patience=patience or Patience(),
+        )
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                yield part
+
+    # ---- On disk ---------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the plan and all values to a directory, new or of the same run, which resume()
+        reads: a store."""
+        outputs = self._ledger.outputs
+        manifest = dataclasses.replace(self.manifest, outputs=outputs)
+        with Store.open(folder, manifest) as store:
+            for masks, values in self._ledger.told():
+                rows = store.missing(masks)
+                store.append(masks[torch.from_numpy(rows)], values[rows])
+
+    def close(self) -> None:
+        """All values are on disk when this returns, and the store is closed."""
+        if self._ledger.keep is not None:
+            self._ledger.keep.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with contextlib.suppress(*(() if kind is None else (OSError,))):  # the first error counts
+            self.close()
+
+    def _take(self, known: Known) -> None:
+        if isinstance(known, tuple):
+            self._ledger.take(*known)
+            return
+        store = known if isinstance(known, Store) else Store.open(known)
+        there = store.manifest
+        asked = Manifest(self.fingerprint or there.fingerprint, self.features, there.outputs)
+        wrong = Manifest(there.fingerprint, there.features, there.outputs).differences(asked)
+        check(
+            not wrong, "known: it must be of the same function, got another: {}", "; ".join(wrong)
+        )
+        self._ledger.take_stored(store)
+
+    def _score(self) -> float | None:
+        """R2 of a fit of what is there, the mean of several outputs; None where that is too
+        little."""
+        try:
+            found = self.fit()
+        except ValueError:
+            return None
+        return (
+            float(np.mean([ex.report.r2 for ex in found]))
+            if isinstance(found, list)
+            else (found.report.r2)
+        )
+
+    def _reported(self, ex: Explanation) -> Explanation:
+        """With what was asked, paid and missing."""
+        counts, contrary = self.counts, self._ledger.contrary
+        warnings = []
+        if missing := counts["missing"]:
+            warnings.append(
+                f"{missing:,} of {counts['unique']:,} masks have no value yet: this is the fit of "
+                "the others"
+            )
+        if contrary:
+            warnings.append(
+                f"{contrary:,} values were told again and differed: the first ones count"
+            )
+        del counts["evaluated"], counts["unique"]
+        report = dataclasses.replace(
+            ex.report,
+            used=self._ledger.evaluated,
+            warnings=warnings + ex.report.warnings,
+            **counts,
+        )
+        return dataclasses.replace(ex, report=report)
+
+
+def explain(
+    recipe: Recipe,
+    f: SetFunction,
+    features: tuple[str, ...],
+    *,
+    batch_size: int,
+    progress: Shown,
+    known: Known | None,
+    store: Where | None,
+    patience: Patience | None,
+) -> Found:
+    """Run a recipe on f to its end."""
+    fingerprint = getattr(f, "fingerprint", None)
+    with Run(recipe, features, store=store, fingerprint=fingerprint, known=known) as run:
+        run.evaluate(f, batch_size=batch_size, progress=progress, patience=patience)
+        return run.fit()
+
+
+def feature_names(
+    where: str, n: int | None, features: Sequence[str] | None, f: object = None
+) -> tuple[str, ...]:
+    """Names of the features: as given, else those of a value function; x0, x1, ... where only n is
+    given."""
+    if n is None and features is None:
+        features = getattr(f, "features", None)
+    check(
+        n is not None or features is not None,
+        "{}: n or features must be given, got neither",
+        where,
+    )
+    if features is None:
+        return tuple(f"x{i}" for i in range(check_int(f"{where}: n", n, 1)))
+    if isinstance(features, str | bytes):
+        raise TypeError(f"{where}: features must be a list of names, got {features!r}")
+    names = tuple(str(name) for name in features)
+    check(len(names) >= 1, "{}: features must name at least one feature, got none", where)
+    check(
+        n is None or n == len(names),
+        "{}: features must have n = {} names, got {}",
+        *(where, n, len(names)),
+    )
+    return names
+
+
+class Clock:
+    """Wall seconds by stage: `with clock("peel"): ...`."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(seconds or {})
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
