@@ -1,4 +1,4 @@
-"""The Triton kernels on a CUDA device, beside the floor that a copy on the same device sets.
+"""The Triton and CUDA kernels on a CUDA device, beside the floor that a copy there sets.
 
     make bench-gpu    # or: python bench/bench_gpu.py [--seconds 0.2]
 
@@ -10,6 +10,7 @@ Without a device it says so and writes nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 
@@ -18,10 +19,11 @@ from harness import table, write
 from torch import Tensor
 
 from spex_core import ops
-from spex_core.alias import alias
+from spex_core.backend import refusal
 from spex_core.codes import bch_code
-from spex_core.masks import pack
-from spex_core.plan import aliased_plan
+from spex_core.masks import pack, unpack
+from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.refine import term_bins
 
 FWHT = [(torch.float32, b) for b in (3, 5, 7, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24)]
 FWHT += [(torch.float64, b) for b in (3, 7, 10, 12, 13, 14, 15, 20)]
@@ -41,6 +43,12 @@ def copy_rate(device: torch.device, seconds: float) -> float:
     return 2 * x.nbytes / milliseconds(x.clone, seconds)
 
 
+def backends(op: str, device: torch.device) -> list[str]:
+    """Those that run on the device; the reference alone where there is none."""
+    there = [name for name in ("triton", "cuda") if refusal(op, name, device) is None]
+    return there or ["reference"]
+
+
 def words(*shape: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
@@ -50,12 +58,15 @@ def fwht_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     rows = []
     for dtype, b in FWHT:
         small = torch.randint(-9, 10, (4, 1 << b)).to(dtype)
-        exact = torch.equal(ops.fwht(small.to(device)).cpu(), ops.fwht(small))
         x = torch.randn(VALUES >> b, 1 << b, device=device).to(dtype)
-        ms = milliseconds(lambda x=x: ops.fwht(x), seconds)
         floor = 2 * x.nbytes / rate
-        name = {"op": "fwht", "size": f"{dtype} b={b} values=2**28".removeprefix("torch.")}
-        rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
+        size = f"{dtype} b={b} values=2**28".removeprefix("torch.")
+        for backend in backends("fwht", device):
+            call = functools.partial(ops.fwht, backend=backend)
+            exact = torch.equal(call(small.to(device)).cpu(), ops.fwht(small))
+            ms = milliseconds(lambda call=call, x=x: call(x), seconds)
+            name = {"op": "fwht", "size": size, "backend": backend}
+            rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
     return rows
 
 
@@ -66,19 +77,19 @@ def sparse(terms: int, n: int) -> Tensor:
     return pack(out)
 
 
-def planted_bins(n: int) -> tuple[Tensor, tuple]:
-    """Bins of 1,000 terms of five features, b = 12, at 10 dB; and what peel knows of them."""
-    plan = aliased_plan(n, 12, seed=7)
-    masks = plan.masks(0, plan.aliased)
-    coefs = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
-    values = ops.parity_predict(masks, sparse(1000, n), coefs)
-    noise = torch.randn(len(values), generator=torch.Generator().manual_seed(9))
-    bins = alias(values + 10.0 * noise.double(), plan)
-    return bins, (plan.code, plan.delay_columns, plan.hashes)
+def planted_bins(plan: SamplingPlan, support: Tensor) -> Tensor:
+    """(C, P, B): the bins of a spectrum of Gaussian coefficients, with a little noise."""
+    groups, delays, width = plan.shape
+    signs = 1.0 - 2.0 * torch.as_tensor(unpack(ops.parity_bits(plan.delays, support), delays))
+    terms = signs.double() * (1 + torch.rand(len(support), 1).double())  # (S, P)
+    bins = 0.01 * torch.randn(groups, width, delays).double()
+    for group, where in zip(bins, term_bins(plan, support), strict=True):
+        group.index_add_(0, where, terms)
+    return bins.transpose(1, 2).contiguous()
 
 
 def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
-    """(op, size, call, a smaller call on any device, bytes that it has to move)."""
+    """(op, size, call by a backend, a smaller call on any device, bytes that it has to move)."""
     n, samples, terms = 1024, 1_000_000, 10_000
     masks, support = words(samples, n // 64, seed=0).to(device), sparse(terms, n)
     coefs, values = torch.randn(terms).double(), torch.randn(samples).double()
@@ -87,76 +98,80 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     wide = columns.to(device)
     code = bch_code(n, 5)
     readings = torch.randn(12_288, code.delays).double()
-    noisy = readings.to(device)
-    bins, known = planted_bins(n)
-    there, how = bins.to(device), {"floor": 1e-15, "chase": 6}
+    noisy, seldom, whole = readings.to(device), readings[:99], values[:999].round()
+    plan = aliased_plan(n, 12, seed=0)
+    tables = plan.code, plan.delay_columns, plan.hashes
+    bins = planted_bins(plan, sparse(1000, n))
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
     cases = [
         (
             *("uniform_masks", f"{samples} x {n}"),
-            lambda: ops.uniform_masks(samples, n, seed=0, device=device),
-            lambda d: ops.uniform_masks(999, n, seed=0, device=d),
+            lambda how: ops.uniform_masks(samples, n, seed=0, device=device, **how),
+            lambda d, how: ops.uniform_masks(999, n, seed=0, device=d, **how),
             masks.nbytes,
         ),
         (
             *("affine_masks", f"b=17 P=8 n={n}"),
-            lambda: ops.affine_masks(points[:17], points[16:]),
-            lambda d: ops.affine_masks(rows[:9].to(d), rows[9:].to(d)),
+            lambda how: ops.affine_masks(points[:17], points[16:], **how),
+            lambda d, how: ops.affine_masks(rows[:9].to(d), rows[9:].to(d), **how),
             8 * 8 * (n // 64) << 17,
         ),
         (
             *("parity_bits", f"{samples} x {terms}, n={n}, |k|=5"),
-            lambda: ops.parity_bits(masks, on["s"]),
-            lambda d: ops.parity_bits(few.to(d), support.to(d)),
+            lambda how: ops.parity_bits(masks, on["s"], **how),
+            lambda d, how: ops.parity_bits(few.to(d), support.to(d), **how),
             masks.nbytes + samples * terms // 8,
         ),
         (
             *("parity_predict", f"{samples} x {terms}, n={n}, |k|=5"),
-            lambda: ops.parity_predict(masks, on["s"], on["c"]),
-            lambda d: ops.parity_predict(few.to(d), support.to(d), coefs.round().to(d)),
+            lambda how: ops.parity_predict(masks, on["s"], on["c"], **how),
+            lambda d, how: ops.parity_predict(few.to(d), support.to(d), coefs.round().to(d), **how),
             masks.nbytes + 8 * samples,
         ),
         (
             *("parity_adjoint", f"{samples} x {terms}, n={n}, |k|=5"),
-            lambda: ops.parity_adjoint(masks, on["s"], on["v"]),
-            lambda d: ops.parity_adjoint(few.to(d), support.to(d), values[:999].round().to(d)),
+            lambda how: ops.parity_adjoint(masks, on["s"], on["v"], **how),
+            lambda d, how: ops.parity_adjoint(few.to(d), support.to(d), whole.to(d), **how),
             masks.nbytes + 8 * samples,
         ),
         (
             *("parity_gram", "2048 x 131072"),
-            lambda: ops.parity_gram(wide, 2048 * 64),
-            lambda d: ops.parity_gram(columns[:99].to(d), 2048 * 64),
+            lambda how: ops.parity_gram(wide, 2048 * 64, **how),
+            lambda d, how: ops.parity_gram(columns[:99].to(d), 2048 * 64, **how),
             columns.nbytes + 8 * 2048**2,
         ),
         *(
             (
                 *("bch_decode", f"{len(readings)} rows, n={n}, t=5, chase={chase}"),
-                lambda q=chase: ops.bch_decode(noisy, code, chase=q),
-                lambda d, q=chase: ops.bch_decode(readings[:99].to(d), code, chase=q)[0],
+                lambda how, q=chase: ops.bch_decode(noisy, code, chase=q, **how),
+                lambda d, how, q=chase: ops.bch_decode(seldom.to(d), code, chase=q, **how)[0],
                 readings.nbytes,
             )
             for chase in (0, 6)
         ),
         (
-            *("peel", f"C=3 P={bins.shape[1]} b=12, n={n}, t=5, 1000 terms"),
-            lambda: ops.peel(there, *known, **how),
-            lambda d: ops.peel(bins.to(d), *known, **how)[0],
-            8 * bins.numel(),
+            *("peel", "n=1024 t=5 b=12, 1000 terms, chase=6"),
+            lambda how: ops.peel(bins.to(device), *tables, floor=1e-12, chase=6, **how),
+            lambda d, how: ops.peel(bins.to(d), *tables, floor=1e-12, chase=6, **how)[0],
+            bins.nbytes,
         ),
         (
             *("boost", "30000 x 1024, 10 trees of depth 5"),
-            lambda: ops.boost(masks[:30_000], on["v"][:30_000], n, trees=10),
-            lambda d: ops.boost(few.to(d), values[:999].to(d), n, trees=3).value,
+            lambda how: ops.boost(masks[:30_000], on["v"][:30_000], n, trees=10, **how),
+            lambda d, how: ops.boost(few.to(d), values[:999].to(d), n, trees=3, **how).value,
             10 * 5 * 30_000 * n // 8,
         ),
     ]
     cpu, found = torch.device("cpu"), []
     for op, size, call, smaller, moved in cases:
-        equal = torch.equal(smaller(device).cpu(), smaller(cpu))
-        ms, floor = milliseconds(call, seconds), moved / rate
-        name = {"op": op, "size": size}
-        found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
+        expected = smaller(cpu, {})
+        for backend in backends(op, device):
+            how = {"backend": backend}
+            equal = torch.equal(smaller(device, how).cpu(), expected)
+            ms, floor = milliseconds(lambda call=call, how=how: call(how), seconds), moved / rate
+            name = {"op": op, "size": size, "backend": backend}
+            found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
     return found
 
 

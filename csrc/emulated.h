@@ -102,7 +102,7 @@ inline void enter() {
 
 // Lets a thread run to its next barrier. Jumps are much faster than swapcontext, which asks the
 // system for the signal mask each time.
-inline void resume(Fiber& next) {
+__attribute__((noinline)) inline void resume(Fiber& next) {
   fiber = &next;
   if (_setjmp(scheduler)) return;
   if (next.begun) _longjmp(next.here, 1);

@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from aliased import true_bins
+from planted import plant
 
 from spex_core import ops
 from spex_core.backend import emulated, why_not
+from spex_core.codes import bch_code
+from spex_core.plan import aliased_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90)
@@ -146,7 +150,101 @@ def test_fwht_takes_as_many_passes_as_it_says(emulation, dtype, b: int, passes: 
     assert emulation.most_shared() <= SHARED_LIMIT
 
 
+@pytest.mark.parametrize("chase", [0, 5])
+def test_bch_decode_does_not_depend_on_the_order_of_threads_or_their_share(
+    emulation, monkeypatch: pytest.MonkeyPatch, chase: int
+) -> None:
+    from spex_core import native_cuda
+
+    code = bch_code(100, 3)
+    generator = torch.Generator().manual_seed(1)
+    readings = torch.randn(40, code.delays, generator=generator, dtype=torch.float64)
+    expected = ops.bch_decode(readings, code, chase=chase, backend="cpu")
+    assert (expected[1] > 0).any()
+    for decoders in (1, 160, 1 << 18):  # 1, 4 and all 32 patterns a thread
+        monkeypatch.setattr(native_cuda, "DECODERS", decoders)
+        for found in both_orders(
+            emulation, lambda: ops.bch_decode(readings, code, chase=chase, backend="cuda")
+        ):
+            assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    ("n", "b", "snr", "chase", "seed"),
+    [(30, 4, None, 0, 0), (30, 4, 3, 6, 1), (64, 3, 0, 4, 2), (1100, 4, 3, 3, 3)],
+)
+def test_peel_is_one_launch_and_does_not_depend_on_the_order_of_threads(
+    emulation, n: int, b: int, snr: int | None, chase: int, seed: int
+) -> None:
+    plan = aliased_plan(n, b, degree=2, seed=seed)
+    bins = true_bins(plant(n, 12, 2, seed=seed, snr=snr), plan)
+    given = bins, plan.code, plan.delay_columns, plan.hashes
+    expected = ops.peel(*given, floor=1e-15, chase=chase, backend="cpu")
+    assert len(expected[1]) > 3
+    before = emulation.launches()
+    up, down = both_orders(
+        emulation, lambda: ops.peel(*given, floor=1e-15, chase=chase, backend="cuda")
+    )
+    assert emulation.launches() - before == 2
+    assert all(map(torch.equal, up, down))
+    assert torch.equal(up[0], expected[0])
+    assert torch.allclose(up[1], expected[1], rtol=1e-9, atol=1e-12)
+
+
+def test_peel_refuses_more_readings_than_its_numbers_hold(
+    emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spex_core import native_cuda
+
+    plan = aliased_plan(10, 3, degree=2)
+    monkeypatch.setattr(native_cuda, "MOST_READINGS", 100)
+    with pytest.raises(ValueError, match=r"peel: bins must have at most 2\*\*30 readings on cuda"):
+        ops.peel(
+            *(torch.zeros(plan.shape), plan.code, plan.delay_columns, plan.hashes),
+            floor=1e-15,
+            chase=0,
+            backend="cuda",
+        )
+
+
+@pytest.mark.parametrize("each", [1, 8, 32])
+@pytest.mark.parametrize(("samples", "terms"), [(1000, 70), (65_600, 3)])
+def test_parities_have_the_bits_of_the_cpu_in_either_order(
+    emulation, monkeypatch: pytest.MonkeyPatch, samples: int, terms: int, each: int
+) -> None:
+    """Any number of masks a thread, and masks in several blocks."""
+    from spex_core import native_cuda
+
+    if samples > 1000 and each < 32:
+        pytest.skip("the blocks do not depend on it")
+    monkeypatch.setattr(native_cuda, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(native_cuda, "MASKS_EACH", ((0, each),))
+    generator = torch.Generator().manual_seed(terms)
+    masks = torch.randint(-(2**63), 2**63 - 1, (samples, 1), generator=generator)
+    support = torch.randint(-(2**63), 2**63 - 1, (terms, 1), generator=generator)
+    coefs = torch.randn(terms, generator=generator, dtype=torch.float64)
+    values = torch.randn(samples, generator=generator, dtype=torch.float64)
+
+    def run(backend: str) -> list[torch.Tensor]:
+        bits = ops.parity_bits(masks, support, backend=backend)
+        return [
+            bits,
+            ops.parity_predict(masks, support, coefs, backend=backend),
+            ops.parity_gram(bits, samples, backend=backend),
+            ops.parity_adjoint(masks, support, values, backend=backend),
+        ]
+
+    up, down = both_orders(emulation, lambda: run("cuda"))
+    assert all(map(torch.equal, up, down))
+    expected = run("cpu")
+    assert all(map(torch.equal, up[:3], expected[:3]))
+    assert torch.allclose(up[3], expected[3], rtol=1e-12, atol=1e-9)
+    assert emulation.most_shared() <= SHARED_LIMIT
+
+
 def test_no_rows_launch_nothing(emulation) -> None:
     before = emulation.launches()
     assert ops.fwht(torch.ones(0, 8), backend="cuda").shape == (0, 8)
+    code = bch_code(10, 2)
+    assert ops.bch_decode(torch.ones(0, code.delays), code, backend="cuda")[0].shape == (0, 2)
     assert emulation.launches() == before
