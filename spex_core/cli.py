@@ -12,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import backend
 from .errors import EvaluationError, SpexError, check, check_int
@@ -95,13 +95,15 @@ def _run(
     from .proxyspex import proxyspex
     from .spex import spex
 
+    algorithm: Any
+    own: dict[str, str]
     algorithm, own = {
         "spex": (spex, {"decoder": args.decoder}),
         "proxyspex": (proxyspex, {"preset": args.preset}),
         "auto": (auto, {}),
     }[args.algorithm]
     with progress(f.unit, quiet=args.quiet, score_every=score_every) as show:
-        return algorithm(
+        found = algorithm(
             f,
             budget=BUDGETS[args.algorithm] if args.budget is None else args.budget,
             degree=args.degree,
@@ -110,6 +112,7 @@ def _run(
             **own,
             **more,
         )
+    return cast("Explanation", found)  # one output
 
 
 def _check_writable(option: str, out: Path) -> None:
@@ -136,7 +139,7 @@ def _check_index(args: argparse.Namespace, n: int) -> None:
     )
 
 
-def _ends_line(f) -> str:
+def _ends_line(f: ValueFunction) -> str:
     import numpy as np
 
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))

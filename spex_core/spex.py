@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -187,7 +188,7 @@ class SpexRecipe(Recipe):
         part = complete_part(answered)
         if part is None:
             other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
-            found = other.fit(answered, clock)
+            found = cast(Explanation, other.fit(answered, clock))  # SPEX has one output
             text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
             several = isinstance(found, list)
             return [warned(ex, text) for ex in found] if several else warned(found, text)
@@ -296,7 +297,7 @@ def complete_part(answered: Answered) -> tuple[SamplingPlan, Tensor] | None:
     if plan.code is None:
         return None
     rows = there[: plan.aliased].reshape(plan.shape)
-    full = rows.all(2)  # (C, P)
+    full = np.all(rows, axis=2)  # (C, P)
     groups = np.flatnonzero(full[:, : plan.code.delays].all(1))
     if not len(groups):
         return None

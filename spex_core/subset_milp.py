@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,7 +113,9 @@ class _Entries:
     """Constraints collected one by one: the sum over `at`, less variable `equal`, within bounds."""
 
     def __init__(self) -> None:
-        self.row, self.at, self.value = [], [], []
+        self.row: list[np.ndarray] = []
+        self.at: list[np.ndarray] = []
+        self.value: list[np.ndarray] = []
         self.lower: list[float] = []
         self.upper: list[float] = []
 
