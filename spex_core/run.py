@@ -49,6 +49,7 @@ class Run:
         fingerprint: str | None = None,
         known: Known | None = None,
     ):
+        recipe = recipe if store is None else recipe.with_store()
         self.recipe, self.features = recipe, features
         self.fingerprint = fingerprint
         self._clock = Clock()

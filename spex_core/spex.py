@@ -92,7 +92,7 @@ def spex(
             and `known`, `store`, `patience` and ValueFunctions are refused.
         backend: of the transform and the decoder.
     Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
-            alone.
+            alone (one output only with a store).
     Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
              another function or plan, with what differs; EvaluationError if f fails, holding what
              was paid for; BackendUnavailable; MemoryError, before f is called, if the device has
@@ -167,8 +167,12 @@ class SpexRecipe(Recipe):
     profile: tuple[float, ...]
     seed: int
     backend: Backend
+    many: bool = dataclasses.field(default=True, compare=False)
 
     name = "spex"
+
+    def with_store(self) -> SpexRecipe:
+        return dataclasses.replace(self, many=False)
 
     @property
     def options(self) -> dict[str, object]:
