@@ -1,4 +1,4 @@
-"""The Triton kernels on a CUDA device, beside the floor that a copy on the same device sets.
+"""The Triton and CUDA kernels on a CUDA device, beside the floor that a copy there sets.
 
     make bench-gpu    # or: python bench/bench_gpu.py [--seconds 0.2]
 
@@ -10,7 +10,9 @@ Without a device it says so and writes nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -19,9 +21,12 @@ from torch import Tensor
 
 from spex_core import ops
 from spex_core.alias import alias
+from spex_core.backend import refusal
 from spex_core.codes import bch_code
 from spex_core.masks import pack
-from spex_core.plan import aliased_plan
+from spex_core.peel import peel
+from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.refine import least_squares, refit
 
 FWHT = [(torch.float32, b) for b in (3, 5, 7, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24)]
 FWHT += [(torch.float64, b) for b in (3, 7, 10, 12, 13, 14, 15, 20)]
@@ -41,6 +46,12 @@ def copy_rate(device: torch.device, seconds: float) -> float:
     return 2 * x.nbytes / milliseconds(x.clone, seconds)
 
 
+def backends(op: str, device: torch.device) -> list[str]:
+    """Those that run on the device; the reference alone where there is none."""
+    there = [name for name in ("triton", "cuda") if refusal(op, name, device) is None]
+    return there or ["reference"]
+
+
 def words(*shape: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
@@ -50,12 +61,15 @@ def fwht_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     rows = []
     for dtype, b in FWHT:
         small = torch.randint(-9, 10, (4, 1 << b)).to(dtype)
-        exact = torch.equal(ops.fwht(small.to(device)).cpu(), ops.fwht(small))
         x = torch.randn(VALUES >> b, 1 << b, device=device).to(dtype)
-        ms = milliseconds(lambda x=x: ops.fwht(x), seconds)
         floor = 2 * x.nbytes / rate
-        name = {"op": "fwht", "size": f"{dtype} b={b} values=2**28".removeprefix("torch.")}
-        rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
+        size = f"{dtype} b={b} values=2**28".removeprefix("torch.")
+        for backend in backends("fwht", device):
+            call = functools.partial(ops.fwht, backend=backend)
+            exact = torch.equal(call(small.to(device)).cpu(), ops.fwht(small))
+            ms = milliseconds(lambda call=call, x=x: call(x), seconds)
+            name = {"op": "fwht", "size": size, "backend": backend}
+            rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
     return rows
 
 
@@ -77,8 +91,34 @@ def planted_bins(n: int) -> tuple[Tensor, tuple]:
     return bins, (plan.code, plan.delay_columns, plan.hashes)
 
 
+def explained(plan: SamplingPlan, values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Transform, decoding and refit, where the values are."""
+    support, _ = peel(alias(values, plan), plan)
+    return support, least_squares(masks, values, support)
+
+
+def spex_row(device: torch.device, seconds: float) -> dict:
+    """SPEX without its value function, for 1,000 terms of five features at 20 dB, on the device and
+    on the host."""
+    plan = aliased_plan(1024, 12, seed=7)
+    masks, terms = plan.masks(0, plan.total), sparse(1000, 1024)
+    values = ops.parity_predict(masks, terms, torch.randn(1000).double())
+    values += 10**0.5 * torch.randn(len(values)).double()
+    there = plan.moved(lambda x: x.to(device))
+    given = there, values.to(device), masks.to(device)
+    ms = milliseconds(lambda: explained(*given), seconds)
+    start = time.perf_counter()
+    support, _ = peel(alias(values, plan), plan)
+    refit(plan, values, support)
+    host = 1000 * (time.perf_counter() - start)
+    equal = torch.equal(explained(*given)[0].cpu(), support)
+    size = f"{plan.shape}, n=1024, t=5, 1000 terms"
+    row = {"op": "alias + peel + refit", "size": size, "ms": ms, "equal": equal}
+    return row | {"cpu ms": host, "times": host / ms}
+
+
 def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
-    """(op, size, call, a smaller call on any device, bytes that it has to move)."""
+    """(op, size, call by a backend, a smaller call on any device, bytes that it has to move)."""
     n, samples, terms = 1024, 1_000_000, 10_000
     masks, support = words(samples, n // 64, seed=0).to(device), sparse(terms, n)
     coefs, values = torch.randn(terms).double(), torch.randn(samples).double()
@@ -87,76 +127,79 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     wide = columns.to(device)
     code = bch_code(n, 5)
     readings = torch.randn(12_288, code.delays).double()
-    noisy = readings.to(device)
+    noisy, seldom, whole = readings.to(device), readings[:99], values[:999].round()
     bins, known = planted_bins(n)
-    there, how = bins.to(device), {"floor": 1e-15, "chase": 6}
+    there, peeling = bins.to(device), {"floor": 1e-15, "chase": 6}
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
     cases = [
         (
             *("uniform_masks", f"{samples} x {n}"),
-            lambda: ops.uniform_masks(samples, n, seed=0, device=device),
-            lambda d: ops.uniform_masks(999, n, seed=0, device=d),
+            lambda how: ops.uniform_masks(samples, n, seed=0, device=device, **how),
+            lambda d, how: ops.uniform_masks(999, n, seed=0, device=d, **how),
             masks.nbytes,
         ),
         (
             *("affine_masks", f"b=17 P=8 n={n}"),
-            lambda: ops.affine_masks(points[:17], points[16:]),
-            lambda d: ops.affine_masks(rows[:9].to(d), rows[9:].to(d)),
+            lambda how: ops.affine_masks(points[:17], points[16:], **how),
+            lambda d, how: ops.affine_masks(rows[:9].to(d), rows[9:].to(d), **how),
             8 * 8 * (n // 64) << 17,
         ),
         (
             *("parity_bits", f"{samples} x {terms}, n={n}, |k|=5"),
-            lambda: ops.parity_bits(masks, on["s"]),
-            lambda d: ops.parity_bits(few.to(d), support.to(d)),
+            lambda how: ops.parity_bits(masks, on["s"], **how),
+            lambda d, how: ops.parity_bits(few.to(d), support.to(d), **how),
             masks.nbytes + samples * terms // 8,
         ),
         (
             *("parity_predict", f"{samples} x {terms}, n={n}, |k|=5"),
-            lambda: ops.parity_predict(masks, on["s"], on["c"]),
-            lambda d: ops.parity_predict(few.to(d), support.to(d), coefs.round().to(d)),
+            lambda how: ops.parity_predict(masks, on["s"], on["c"], **how),
+            lambda d, how: ops.parity_predict(few.to(d), support.to(d), coefs.round().to(d), **how),
             masks.nbytes + 8 * samples,
         ),
         (
             *("parity_adjoint", f"{samples} x {terms}, n={n}, |k|=5"),
-            lambda: ops.parity_adjoint(masks, on["s"], on["v"]),
-            lambda d: ops.parity_adjoint(few.to(d), support.to(d), values[:999].round().to(d)),
+            lambda how: ops.parity_adjoint(masks, on["s"], on["v"], **how),
+            lambda d, how: ops.parity_adjoint(few.to(d), support.to(d), whole.to(d), **how),
             masks.nbytes + 8 * samples,
         ),
         (
             *("parity_gram", "2048 x 131072"),
-            lambda: ops.parity_gram(wide, 2048 * 64),
-            lambda d: ops.parity_gram(columns[:99].to(d), 2048 * 64),
+            lambda how: ops.parity_gram(wide, 2048 * 64, **how),
+            lambda d, how: ops.parity_gram(columns[:99].to(d), 2048 * 64, **how),
             columns.nbytes + 8 * 2048**2,
         ),
         *(
             (
                 *("bch_decode", f"{len(readings)} rows, n={n}, t=5, chase={chase}"),
-                lambda q=chase: ops.bch_decode(noisy, code, chase=q),
-                lambda d, q=chase: ops.bch_decode(readings[:99].to(d), code, chase=q)[0],
+                lambda how, q=chase: ops.bch_decode(noisy, code, chase=q, **how),
+                lambda d, how, q=chase: ops.bch_decode(seldom.to(d), code, chase=q, **how)[0],
                 readings.nbytes,
             )
             for chase in (0, 6)
         ),
         (
             *("peel", f"C=3 P={bins.shape[1]} b=12, n={n}, t=5, 1000 terms"),
-            lambda: ops.peel(there, *known, **how),
-            lambda d: ops.peel(bins.to(d), *known, **how)[0],
+            lambda how: ops.peel(there, *known, **peeling, **how),
+            lambda d, how: ops.peel(bins.to(d), *known, **peeling, **how)[0],
             8 * bins.numel(),
         ),
         (
             *("boost", "30000 x 1024, 10 trees of depth 5"),
-            lambda: ops.boost(masks[:30_000], on["v"][:30_000], n, trees=10),
-            lambda d: ops.boost(few.to(d), values[:999].to(d), n, trees=3).value,
+            lambda how: ops.boost(masks[:30_000], on["v"][:30_000], n, trees=10, **how),
+            lambda d, how: ops.boost(few.to(d), values[:999].to(d), n, trees=3, **how).value,
             10 * 5 * 30_000 * n // 8,
         ),
     ]
     cpu, found = torch.device("cpu"), []
     for op, size, call, smaller, moved in cases:
-        equal = torch.equal(smaller(device).cpu(), smaller(cpu))
-        ms, floor = milliseconds(call, seconds), moved / rate
-        name = {"op": op, "size": size}
-        found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
+        expected = smaller(cpu, {})
+        for backend in backends(op, device):
+            how = {"backend": backend}
+            equal = torch.equal(smaller(device, how).cpu(), expected)
+            ms, floor = milliseconds(lambda call=call, how=how: call(how), seconds), moved / rate
+            name = {"op": op, "size": size, "backend": backend}
+            found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
     return found
 
 
@@ -170,6 +213,7 @@ def main() -> None:
     device = torch.device("cuda")
     rate = copy_rate(device, seconds)
     rows = fwht_rows(device, rate, seconds) + op_rows(device, rate, seconds)
+    rows.append(spex_row(device, seconds))
     table(rows)
     wrong = [row for row in rows if not row["equal"]]
     if wrong:

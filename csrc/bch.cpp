@@ -21,12 +21,10 @@ void bch_decode_cpu(const BchCode& code, const double* readings, int64_t rows, i
         uint64_t bits[kMaxWords];
         delay_bits(code, found, count, bits);
         const double score = std::abs(signed_sum(bits, r, shifts));
-        if (score > best) {
-          best = score;
-          counts[row] = count;
-          std::fill_n(std::copy_n(found, count, out), code.t - count, -1);
-        }
-        return false;
+        if (score <= best) return;
+        best = score;
+        counts[row] = count;
+        std::fill_n(std::copy_n(found, count, out), code.t - count, -1);
       });
     }
   });

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "bits.h"
+#include "place.h"
 
 namespace spex {
 
@@ -212,5 +213,19 @@ SPEX_HOST_DEVICE inline int bch_locate(const BchCode& code, const int32_t* odd, 
 // counts (rows): |k|, or -1 where nothing decodes.
 void bch_decode_cpu(const BchCode& code, const double* readings, int64_t rows, int chase,
                     int32_t* features, int32_t* counts, int threads);
+
+// What each of the `slices` threads of a row finds: (rows slices) of memory on the device.
+struct BchSlots {
+  double* scores;
+  int32_t* counts;
+  int32_t* features;  // t each
+};
+
+// The same on a device, where all addresses are, those in `code` too; the same answers. flips: as
+// chase, at most the parities. slices: a power of two, at most 2^flips, into which the patterns of
+// a row are cut.
+void bch_decode_cuda(const BchCode& code, const double* readings, int64_t rows, int flips,
+                     int slices, const BchSlots& slots, int32_t* features, int32_t* counts,
+                     const Place& place);
 
 }  // namespace spex

@@ -2,7 +2,6 @@
 // signs.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -16,59 +15,91 @@ constexpr int kMaxParities = kMaxErrors * kMaxField;
 constexpr int kMaxWords = (1 + kMaxParities + 63) / 64 + 4;  // of sign bits, extra delays included
 
 // Signs of k at every delay, as bits: word w of `bits` is the XOR of its features' columns.
-inline void delay_bits(const BchCode& code, const int32_t* features, int count, uint64_t* bits) {
+SPEX_HOST_DEVICE inline void delay_bits(const BchCode& code, const int32_t* features, int count,
+                                        uint64_t* bits) {
   for (int w = 0; w < code.words; ++w) bits[w] = 0;
   for (int i = 0; i < count; ++i)
     for (int w = 0; w < code.words; ++w)
       bits[w] ^= code.columns[int64_t{features[i]} * code.words + w];
 }
 
-inline bool bit_at(const uint64_t* bits, int p) { return bits[p / 64] >> (p % 64) & 1; }
+SPEX_HOST_DEVICE inline bool bit_at(const uint64_t* bits, int p) {
+  return bits[p / 64] >> (p % 64) & 1;
+}
 
 // sum_p (-1)^bit_p readings[p]
-inline double signed_sum(const uint64_t* bits, const double* readings, int shifts) {
+template <typename Readings>
+SPEX_HOST_DEVICE inline double signed_sum(const uint64_t* bits, const Readings& readings,
+                                          int shifts) {
   double sum = 0;
   for (int p = 0; p < shifts; ++p) sum += bit_at(bits, p) ? -readings[p] : readings[p];
   return sum;
 }
 
-// Calls visit(features, count) for each pattern that decodes: no flips first, then Gray order, each
-// pattern with the sign of reading 0 as measured and reversed. visit returns true to stop.
-template <typename Visit>
-void chase_decode(const BchCode& code, const double* readings, int flips, const Visit& visit) {
+// What a row of readings says of its parities.
+struct ChaseRow {
+  int32_t syndrome[kMaxErrors];  // by the sign of reading 0 as measured
+  int32_t reversed[kMaxErrors];  // and by the other
+  int weakest[kMaxChase];        // parities, by |reading| then by index
+};
+
+// Fills `row` with no parity flipped; `flips`, at most kMaxChase and the parities, of the weakest
+// are named.
+template <typename Readings>
+SPEX_HOST_DEVICE inline void chase_begin(const BchCode& code, const Readings& readings, int flips,
+                                         ChaseRow& row) {
   const int t = code.t;
-  flips = std::min(flips, code.parities);
-  int32_t syndrome[kMaxErrors] = {}, reversed[kMaxErrors] = {};
+  for (int j = 0; j < t; ++j) row.syndrome[j] = row.reversed[j] = 0;
   for (int q = 0; q < code.parities; ++q) {
     const bool one = (readings[1 + q] < 0) != (readings[0] < 0);
-    int32_t* into = one ? syndrome : reversed;
+    int32_t* into = one ? row.syndrome : row.reversed;
     for (int j = 0; j < t; ++j) into[j] ^= code.syndromes[q * t + j];
   }
-
-  int weakest[kMaxChase];  // parities, by |reading| then by index
   for (int found = 0; found < flips; ++found) {
     int best = -1;
     for (int q = 0; q < code.parities; ++q) {
-      if (std::find(weakest, weakest + found, q) != weakest + found) continue;
-      if (best < 0 || std::abs(readings[1 + q]) < std::abs(readings[1 + best])) best = q;
+      bool taken = false;
+      for (int i = 0; i < found; ++i) taken = taken || row.weakest[i] == q;
+      if (taken) continue;
+      if (best < 0 || fabs(readings[1 + q]) < fabs(readings[1 + best])) best = q;
     }
-    weakest[found] = best;
+    row.weakest[found] = best;
   }
+}
 
-  for (uint32_t pattern = 0; pattern < uint32_t{1} << flips; ++pattern) {
-    if (pattern) {
-      const int q = weakest[__builtin_ctz(pattern)];
-      for (int j = 0; j < t; ++j) {
-        syndrome[j] ^= code.syndromes[q * t + j];
-        reversed[j] ^= code.syndromes[q * t + j];
-      }
-    }
-    for (const int32_t* odd : {syndrome, reversed}) {
+SPEX_HOST_DEVICE inline void chase_flip(const BchCode& code, int which, ChaseRow& row) {
+  const int32_t* add = code.syndromes + row.weakest[which] * code.t;
+  for (int j = 0; j < code.t; ++j) {
+    row.syndrome[j] ^= add[j];
+    row.reversed[j] ^= add[j];
+  }
+}
+
+// Calls visit(features, count) for each of the patterns [first, last) that decodes: in Gray order,
+// no flips first, each pattern with the sign of reading 0 as measured and reversed. `row` is as
+// chase_begin left it.
+template <typename Visit>
+SPEX_HOST_DEVICE inline void chase_patterns(const BchCode& code, ChaseRow& row, uint32_t first,
+                                            uint32_t last, const Visit& visit) {
+  for (uint32_t gray = first ^ first >> 1; gray; gray &= gray - 1)
+    chase_flip(code, lowest_bit(gray), row);
+  for (uint32_t pattern = first; pattern < last; ++pattern) {
+    if (pattern != first) chase_flip(code, lowest_bit(pattern), row);
+    for (int sign = 0; sign < 2; ++sign) {
       int32_t features[kMaxErrors];
-      const int count = bch_locate(code, odd, features);
-      if (count >= 0 && visit(features, count)) return;
+      const int count = bch_locate(code, sign ? row.reversed : row.syndrome, features);
+      if (count >= 0) visit(features, count);
     }
   }
+}
+
+// All 2^flips patterns.
+template <typename Visit>
+void chase_decode(const BchCode& code, const double* readings, int flips, const Visit& visit) {
+  flips = flips < code.parities ? flips : code.parities;
+  ChaseRow row;
+  chase_begin(code, readings, flips, row);
+  chase_patterns(code, row, 0, uint32_t{1} << flips, visit);
 }
 
 }  // namespace spex

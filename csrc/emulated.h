@@ -77,8 +77,9 @@ inline Barrier grid_barrier;
 inline ucontext_t scheduler_context;
 inline jmp_buf scheduler;
 inline std::function<void()> body;
-inline bool downwards = false;  // the order in which threads run
-inline int most_shared = 0;     // bytes of shared memory of any launch so far
+inline bool downwards = false;        // the order in which threads run
+inline int shared_limit = 163 << 10;  // bytes, of sm_80
+inline int most_shared = 0;           // bytes of shared memory of any launch so far
 inline int64_t launches = 0;
 inline int64_t steps = 0;  // barriers passed and threads ended
 
@@ -102,7 +103,7 @@ inline void enter() {
 
 // Lets a thread run to its next barrier. Jumps are much faster than swapcontext, which asks the
 // system for the signal mask each time.
-inline void resume(Fiber& next) {
+__attribute__((noinline)) inline void resume(Fiber& next) {
   fiber = &next;
   if (_setjmp(scheduler)) return;
   if (next.begun) _longjmp(next.here, 1);
@@ -157,6 +158,8 @@ inline void run(unsigned first, unsigned last, unsigned threads, int shared) {
 }
 
 }  // namespace emulated
+
+inline int shared_limit(const Place&) { return emulated::shared_limit; }
 
 inline void grid_sync() { emulated::wait(emulated::grid_barrier); }
 

@@ -171,7 +171,9 @@ void pass_columns(T* x, int64_t size, int rows, int low, const Place& place) {
 template <typename T>
 void transform(const T* in, T* out, int64_t rows, int b, const Place& place) {
   if (rows == 0) return;
-  if (b <= (sizeof(T) == 4 ? 15 : 14)) return pass_rows(in, out, rows << b, b, place);
+  int one_pass = sizeof(T) == 4 ? 14 : 13;  // which takes 64 KiB of shared memory
+  if (b == one_pass + 1 && shared_limit(place) >= 128 << 10) ++one_pass;
+  if (b <= one_pass) return pass_rows(in, out, rows << b, b, place);
   const int high = std::min(b - kLeastTile, kMostRows), low = b - high;
   const int64_t step = std::max<int64_t>(1, kGroupBytes / sizeof(T) >> b);
   for (int64_t row = 0; row < rows; row += step) {

@@ -14,9 +14,9 @@ namespace spex {
 void fwht_cpu(const float* in, float* out, int64_t rows, int log_n, Isa isa, int threads);
 void fwht_cpu(const double* in, double* out, int64_t rows, int log_n, Isa isa, int threads);
 
-// The same on a device, in its memory: both addresses and the size of all rows are
-// multiples of 16 bytes. Same bits as fwht_cpu. One pass to log_n = 15 (float32) or 14 (float64),
-// two above.
+// The same on a device, in its memory: both addresses and the size of all rows are multiples of 16
+// bytes. Same bits as fwht_cpu. One pass to log_n = 15 (float32) or 14 (float64), one less where a
+// block has less than 128 KiB of shared memory; two above.
 void fwht_cuda(const float* in, float* out, int64_t rows, int log_n, const Place& place);
 void fwht_cuda(const double* in, double* out, int64_t rows, int log_n, const Place& place);
 

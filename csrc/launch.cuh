@@ -37,17 +37,28 @@ inline void check_cuda(cudaError_t error, const char* what) {
 // Makes the device current while it lives.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
+  explicit DeviceGuard(int device) : device_(device) {
     check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
-    if (before_ != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    if (before_ != device_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   }
-  ~DeviceGuard() { cudaSetDevice(before_); }
+  ~DeviceGuard() {
+    if (before_ != device_) cudaSetDevice(before_);
+  }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
+  const int device_;
   int before_ = 0;
 };
+
+// The most bytes of shared memory that a block can have.
+inline int shared_limit(const Place& place) {
+  int limit = 0;
+  check_cuda(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, place.device),
+             "cudaDeviceGetAttribute");
+  return limit;
+}
 
 // Starts a kernel; `shared` is the bytes of shared memory of a block.
 template <typename... Parameters>

@@ -10,11 +10,6 @@
 namespace spex {
 namespace {
 
-constexpr double kSignificant = 4.5;  // standard errors a fitted coefficient must be from zero
-constexpr double kSettled = 0.02;  // a bin whose energy a refit moved by less is not decoded again
-constexpr int kMaxDrops = 2;       // times a set may be found and dropped before it is left alone
-constexpr int kMaxRounds = 200;
-
 class Peeler {
  public:
   Peeler(const PeelProblem& problem, Isa isa, int threads)
@@ -24,28 +19,21 @@ class Peeler {
         stale_(bins_.size(), 1) {}
 
   std::vector<Term> run(int chase) {
-    std::vector<Stage> stages{{Stage::single, 0, 1.0}};
-    for (int flips = 3; flips < chase; flips += 3) stages.push_back({Stage::single, flips, 2.0});
-    const size_t nearby = stages.size();
-    if (chase > 0) {
-      stages.push_back({Stage::nearby, 0, 0.0});
-      stages.push_back({Stage::single, chase, 1.0});
-      stages.push_back({Stage::pairs, chase, 0.0});
-    }
+    const Stages stages = peel_stages(chase);
     bool later = false;  // found something after the last look nearby
     bool grown = false;  // low orders were tried
-    size_t stage = 0;
+    int stage = 0;
     for (int round = 0; round < kMaxRounds; ++round) {
-      if (take(look(stages[stage]))) {
-        later = later || stage > nearby;
+      if (take(look(stages.at[stage]))) {
+        later = later || stage > stages.nearby;
         continue;
       }
       if (refit()) continue;
-      if (++stage == stages.size()) {
+      if (++stage == stages.count) {
         if (chase > 0 && !std::exchange(grown, true) && add_low_orders()) later = true;
         if (!later) break;
         later = false;
-        stage = nearby;
+        stage = stages.nearby;
       }
       std::fill(stale_.begin(), stale_.end(), 1);
     }
@@ -174,10 +162,6 @@ class Peeler {
 };
 
 }  // namespace
-
-int64_t capacity(const PeelProblem& problem) {
-  return (int64_t{problem.groups} << problem.b) * std::max(1, problem.shifts / 4);
-}
 
 int64_t peel_cpu(const PeelProblem& problem, int chase, int32_t* features, double* coefs, Isa isa,
                  int threads) {

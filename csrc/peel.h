@@ -22,8 +22,11 @@ struct PeelProblem {
   double floor;         // standard deviation of rounding in one bin, > 0
 };
 
-// The most terms peel_cpu returns: a quarter of the readings.
-int64_t capacity(const PeelProblem& problem);
+// The most terms that peeling returns: a quarter of the readings.
+SPEX_HOST_DEVICE inline int64_t capacity(const PeelProblem& problem) {
+  const int64_t of_a_bin = problem.shifts < 8 ? 1 : problem.shifts / 4;
+  return (int64_t{problem.groups} << problem.b) * of_a_bin;
+}
 
 // Finds terms k, |k| <= degree, and their coefficients.
 //
@@ -39,5 +42,12 @@ int64_t capacity(const PeelProblem& problem);
 // bits for any isa and any number of threads.
 int64_t peel_cpu(const PeelProblem& problem, int chase, int32_t* features, double* coefs, Isa isa,
                  int threads);
+
+// The same on a device, where all addresses are, those in `problem` too: the same rules, with long
+// sums in another order, and terms in the order in which they were found. memory: peel_cuda_bytes,
+// at a multiple of 16. count: their number. Does not wait for the kernel.
+int64_t peel_cuda_bytes(const PeelProblem& problem);
+void peel_cuda(const PeelProblem& problem, int chase, void* memory, int32_t* features,
+               double* coefs, int64_t* count, const Place& place);
 
 }  // namespace spex

@@ -17,11 +17,7 @@ PeelBins::PeelBins(const PeelProblem& problem)
   for (int64_t bin = 0; bin < size(); ++bin) measure(bin);
 }
 
-void PeelBins::measure(int64_t bin) {
-  double sum = 0;
-  for (int p = 0; p < q_.shifts; ++p) sum += readings(bin)[p] * readings(bin)[p];
-  energy_[bin] = sum;
-}
+void PeelBins::measure(int64_t bin) { energy_[bin] = sum_of_squares(readings(bin), q_.shifts); }
 
 double PeelBins::total_energy() const {
   double sum = 0;
@@ -33,9 +29,7 @@ Term PeelBins::place(const int32_t* features, int count) const {
   Term term;
   term.key[0] = count;
   std::copy_n(features, count, term.key.begin() + 1);
-  for (int g = 0; g < q_.groups; ++g)
-    for (int i = 0; i < count; ++i) term.bin[g] ^= q_.hash[g * q_.code.n + features[i]];
-  delay_bits(q_.code, features, count, term.bits.data());
+  place_set(q_, features, count, term.bin.data(), term.bits.data());
   return term;
 }
 
@@ -43,36 +37,15 @@ double PeelBins::noise() const {
   std::vector<double> sorted = energy_;
   const auto quarter = sorted.begin() + static_cast<int64_t>(sorted.size() / 4);
   std::nth_element(sorted.begin(), quarter, sorted.end());
-  const double below_mean = 0.674 * std::sqrt(2.0 / q_.shifts);  // of a chi-squared lower quartile
-  const double variance = *quarter / q_.shifts / std::max(0.1, 1 - below_mean);
-  return std::max(variance, q_.floor * q_.floor);
-}
-
-PeelBins::Fit PeelBins::fit(const Term& term, int64_t bin) const {
-  const double mean = signed_sum(term.bits.data(), readings(bin), q_.shifts) / q_.shifts;
-  const double rest = std::max(0.0, energy_[bin] - mean * mean * q_.shifts);
-  return {mean, rest / (q_.shifts - 1) + q_.floor * q_.floor};
+  return noise_of(q_, *quarter);
 }
 
 double PeelBins::estimate(const Term& term, uint32_t groups) const {
-  double weight = 0, sum = 0;
-  for (int g = 0; g < q_.groups; ++g) {
-    if (!(groups >> g & 1)) continue;
-    const Fit f = fit(term, bin_of(term, g));
-    weight += 1 / f.variance;
-    sum += f.mean / f.variance;
-  }
-  return sum / weight;
+  return spex::estimate(q_, residual(), term.bin.data(), term.bits.data(), groups);
 }
 
 double PeelBins::ratio(const Term& term, double c, uint32_t groups) const {
-  double sum = 0;
-  for (int g = 0; g < q_.groups; ++g) {
-    if (!(groups >> g & 1)) continue;
-    const Fit f = fit(term, bin_of(term, g));
-    sum += q_.shifts * (2 * f.mean * c - c * c) / (2 * f.variance);
-  }
-  return sum;
+  return log_ratio(q_, residual(), term.bin.data(), term.bits.data(), c, groups);
 }
 
 void PeelBins::subtract(const Term& term) {

@@ -6,8 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "chase.h"
-#include "peel.h"
+#include "peel_test.h"
 
 namespace spex {
 
@@ -45,12 +44,6 @@ class PeelBins {
   // a term.
   double noise() const;
 
-  // What one bin says of the term's coefficient, and the variance of its readings about that.
-  struct Fit {
-    double mean, variance;
-  };
-  Fit fit(const Term& term, int64_t bin) const;
-
   // The coefficient by the bins of the given groups, each weighted by how well the term explains
   // it.
   double estimate(const Term& term, uint32_t groups) const;
@@ -68,6 +61,7 @@ class PeelBins {
 
  private:
   void measure(int64_t bin);
+  Residual residual() const { return {residual_.data(), energy_.data()}; }
 
   const PeelProblem q_;
   std::vector<double> target_;    // (C, B, P)

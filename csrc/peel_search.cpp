@@ -5,16 +5,6 @@
 #include "threads.h"
 
 namespace spex {
-namespace {
-
-// Log likelihood ratios a set must reach by the groups that had no part in finding it.
-constexpr double kAcceptSingle = 5.0;
-constexpr double kAcceptPair = 2.0;    // it matched two bin indices already
-constexpr double kAcceptNearby = 2.0;  // beyond the logarithm of the number of sets tried
-
-constexpr size_t kMaxPool = 1024;  // features whose pairs are tried
-
-}  // namespace
 
 std::vector<Candidate> PeelSearch::decoded(const Stage& stage, std::vector<char>& stale) const {
   const double variance = bins_.noise();
@@ -84,26 +74,18 @@ Candidate PeelSearch::decode(const Job& job, int flips) const {
   if (pair)
     for (int p = 0; p < q_.shifts; ++p) readings[p] += bins_.readings(job[1])[p];
   chase_decode(q_.code, readings.data(), flips, [&](const int32_t* features, int count) {
-    if (count > q_.degree) return false;
+    if (count > q_.degree) return;
     for (const int64_t bin : job)
-      if (!falls_in(features, count, bin)) return false;
+      if (!falls_in(q_, features, count, bin)) return;
     const Term term = bins_.place(features, count);
-    if (best.found && term.key == best.key) return false;
+    if (best.found && term.key == best.key) return;
     const double ratio = bins_.ratio(term, bins_.estimate(term, best.groups), kAllGroups);
-    if (best.found && ratio <= best.ratio) return false;
+    if (best.found && ratio <= best.ratio) return;
     best.found = true;
     best.key = term.key;
     best.ratio = ratio;
-    return false;
   });
   return best;
-}
-
-bool PeelSearch::falls_in(const int32_t* features, int count, int64_t bin) const {
-  const int64_t g = bins_.group_of(bin);
-  int32_t index = 0;
-  for (int i = 0; i < count; ++i) index ^= q_.hash[g * q_.code.n + features[i]];
-  return (g << q_.b) + index == bin;
 }
 
 std::vector<Candidate> PeelSearch::nearby(const std::vector<Term>& terms) const {
@@ -156,7 +138,7 @@ double PeelSearch::nearby_ratio(const Term& base, const double* signs, const dou
 // All features where their pairs are few enough to try, else those of the terms found.
 std::vector<int32_t> PeelSearch::features_at_hand(const std::vector<Term>& terms) const {
   std::vector<int32_t> pool;
-  if (q_.code.n <= static_cast<int64_t>(kMaxPool)) {
+  if (q_.code.n <= kMaxPool) {
     for (int32_t i = 0; i < q_.code.n; ++i) pool.push_back(i);
     return pool;
   }
@@ -164,7 +146,7 @@ std::vector<int32_t> PeelSearch::features_at_hand(const std::vector<Term>& terms
     pool.insert(pool.end(), term.features(), term.features() + term.count());
   std::sort(pool.begin(), pool.end());
   pool.erase(std::unique(pool.begin(), pool.end()), pool.end());
-  if (pool.size() > kMaxPool) pool.resize(kMaxPool);
+  if (pool.size() > static_cast<size_t>(kMaxPool)) pool.resize(kMaxPool);
   return pool;
 }
 

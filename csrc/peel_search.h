@@ -6,13 +6,6 @@
 
 namespace spex {
 
-// One way of looking for terms, tried when all before it find nothing.
-struct Stage {
-  enum Kind { single, pairs, nearby } kind;
-  int flips;      // of the Chase decoder
-  double screen;  // standard deviations above the noise a bin's energy must be to be decoded
-};
-
 // A set that may be a term.
 struct Candidate {
   bool found = false;
@@ -21,8 +14,6 @@ struct Candidate {
   double ratio = 0;     // log likelihood ratio by all groups
   double bound = 0;     // what the other groups' must reach
 };
-
-constexpr uint32_t kAllGroups = ~uint32_t{0};
 
 class PeelSearch {
  public:
@@ -44,7 +35,6 @@ class PeelSearch {
   std::vector<Job> correlated(const std::vector<int64_t>& live,
                               const std::vector<char>& stale) const;
   Candidate decode(const Job& job, int flips) const;
-  bool falls_in(const int32_t* features, int count, int64_t bin) const;
   std::vector<int32_t> features_at_hand(const std::vector<Term>& terms) const;
   double nearby_ratio(const Term& base, const double* signs, const double* other,
                       int32_t feature) const;

@@ -14,10 +14,12 @@ from .plan import SamplingPlan
 
 
 def alias(values: Tensor, plan: SamplingPlan, *, backend: Backend = "auto") -> Tensor:
-    """Bins of the aliased rows: float64 (C, P, B).
+    """Bins of the aliased rows: float64 (..., C, P, B).
 
-    Args:   values: (T,), the values of all rows of the plan or at least of the aliased ones.
+    Args:   values: (..., T), the values of all rows of the plan or at least of the aliased ones; of
+            several outputs all are transformed in one call.
     Source: Kang et al. 2025 (SPEX), eq. (4).
     """
-    sampled = values[: plan.aliased].double().reshape(plan.shape)
+    sampled = values[..., : plan.aliased].double()
+    sampled = sampled.reshape(*values.shape[:-1], *plan.shape)
     return ops.fwht(sampled, backend=backend) / (1 << plan.b)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 from typing import Literal
 
+import numpy as np
 import torch
 
 from .errors import BackendUnavailable
@@ -23,15 +24,15 @@ OPS: dict[str, tuple[str, ...]] = {
     "fwht": ("reference", "cpu", "triton", "cuda"),
     "affine_masks": ("reference", "cpu", "triton"),
     "uniform_masks": ("reference", "cpu", "triton"),
-    "parity_bits": ("reference", "cpu", "triton"),
-    "parity_predict": ("reference", "cpu", "triton"),
-    "parity_adjoint": ("reference", "cpu", "triton"),
-    "parity_gram": ("reference", "cpu", "triton"),
+    "parity_bits": ("reference", "cpu", "triton", "cuda"),
+    "parity_predict": ("reference", "cpu", "triton", "cuda"),
+    "parity_adjoint": ("reference", "cpu", "triton", "cuda"),
+    "parity_gram": ("reference", "cpu", "triton", "cuda"),
     "anova_kernel": ("reference", "cpu"),
     "anova_kernel_grad": ("reference", "cpu"),
-    "bch_decode": ("reference", "cpu", "triton"),
-    "peel": ("reference", "cpu", "triton"),
-    "boost": ("reference", "cpu", "triton"),
+    "bch_decode": ("reference", "cpu", "triton", "cuda"),
+    "peel": ("reference", "cpu", "triton", "cuda"),
+    "boost": ("reference", "cpu", "triton", "cuda"),
     "tree_fourier": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),
@@ -43,6 +44,10 @@ OPS: dict[str, tuple[str, ...]] = {
     "score_last": ("reference", "triton"),
     "token_logprobs": ("reference", "triton"),
 }
+
+
+# Ops that "auto" leaves to the host for tensors of any device: docs/kernels.md says why.
+ON_HOST = ("tree_fourier",)
 
 
 @functools.cache
@@ -59,12 +64,14 @@ def why_not(backend: str) -> str | None:
             return None
         case "triton":
             try:
-                import triton  # noqa: F401
+                import triton
             except ImportError as error:
                 return f"import failed: {error}"
             if importlib.util.find_spec(f"{__package__}.triton_kernels") is None:
                 return f"{__package__}.triton_kernels is not installed"
-            if interpreted() or torch.cuda.is_available():
+            if interpreted():
+                return _interpreter_fails(triton.__version__)
+            if torch.cuda.is_available():
                 return None
             return "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
         case "cuda":
@@ -76,6 +83,18 @@ def why_not(backend: str) -> str | None:
                 return f"import failed: {error}"
             return None if _cuda.emulated or torch.cuda.is_available() else "no CUDA device"
     raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _interpreter_fails(version: str) -> str | None:
+    """Before 3.7 Triton's interpreter takes int() of arrays of one element, to end loops; NumPy 2.4
+    takes them no longer. Kernels on a GPU do not care."""
+    if _release(version) >= (3, 7) or _release(np.__version__) < (2, 4):
+        return None
+    return f"the interpreter of Triton {version} needs NumPy below 2.4, got {np.__version__}"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def interpreted() -> bool:
@@ -104,10 +123,12 @@ def pick(op: str, backend: str, device: torch.device) -> str:
     """The backend that runs `op` on tensors of `device`.
 
     "auto" looks at the device only: CPU tensors go to "cpu", else "reference"; CUDA tensors to
-    "cuda", else "triton", else "reference".
+    "cuda", else "triton", else "reference". Ops of ON_HOST go where CPU tensors go.
 
     Raises: BackendUnavailable if the named backend cannot run here, saying why and what can.
     """
+    if backend == "auto" and op in ON_HOST:
+        device = torch.device("cpu")
     order = ("cuda", "triton", "reference") if device.type == "cuda" else ("cpu", "reference")
     if backend == "auto":
         return next(name for name in order if refusal(op, name, device) is None)

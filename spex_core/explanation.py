@@ -53,6 +53,7 @@ class Report:
         hierarchy: "direct subset" and "staircase" rates (hierarchy.py).
         plan: how the budget was spent.
         seconds: stage -> wall seconds.
+        moved: of a run on a device, the bytes of tensors that went "to_device" and "to_host".
         warnings: what the user should know.
         r2_process, missed: of GPSPEX: R2 of the whole process, where r2 is of the terms kept, and
         the share of the variance of its mean that the others hold; None for other algorithms.
@@ -78,6 +79,7 @@ class Report:
     seconds: dict[str, float]
     decoder: str = ""
     preset: str = ""
+    moved: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     r2_process: float | None = None
     missed: float | None = None
@@ -109,6 +111,9 @@ class Report:
             f"hierarchy   {rates}",
             f"seconds     {times}",
         ]
+        if self.moved:
+            to_device, to_host = self.moved["to_device"], self.moved["to_host"]
+            lines.append(f"moved       {to_device:,} bytes to the device, {to_host:,} to the host")
         return "\n".join(lines + [f"warning     {text}" for text in self.warnings])
 
     def _of_calls(self) -> str:

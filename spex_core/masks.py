@@ -67,10 +67,13 @@ def pack_sets(sets: list[tuple[int, ...]] | list[list[int]], n: int) -> Tensor:
 
 
 def pack_rows(features: Tensor, n: int) -> Tensor:
-    """Feature sets as rows of int32 (S, t), -1 beyond the last -> packed int64 (S, W)."""
-    table = features.numpy()
-    rows, at = np.nonzero(table >= 0)
-    return from_members(rows, table[rows, at], len(table), n)
+    """Feature sets as rows of int32 (S, t), -1 beyond the last -> packed int64 (S, W), on their
+    device."""
+    out = torch.zeros(len(features), words(n), dtype=torch.int64, device=features.device)
+    for feature in features.long().T:  # (S,); of different features, so bits add up
+        bit = torch.where(feature >= 0, torch.ones_like(feature) << feature % 64, 0)
+        out.scatter_add_(1, feature.clamp(min=0)[:, None] // 64, bit[:, None])
+    return out
 
 
 def unpack_sets(packed: Tensor) -> list[tuple[int, ...]]:
@@ -104,6 +107,14 @@ def from_members(rows: np.ndarray, features: np.ndarray, count: int, n: int) -> 
         out, (rows, feature >> np.uint64(6)), np.uint64(1) << (feature & np.uint64(63))
     )
     return torch.from_numpy(out.view(np.int64))
+
+
+def sizes(packed: Tensor) -> Tensor:
+    """orders, on the device of the sets: int64 (S,)."""
+    x = packed.contiguous().view(torch.uint8).to(torch.int64)  # (S, 8 W), small numbers
+    x = x - (x >> 1 & 0x55)
+    x = (x & 0x33) + (x >> 2 & 0x33)
+    return (x + (x >> 4) & 0x0F).sum(1)
 
 
 def orders(packed: Tensor) -> np.ndarray:

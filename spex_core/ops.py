@@ -174,6 +174,10 @@ def parity_bits(masks: Tensor, support: Tensor, *, backend: Backend = "auto") ->
             from .triton_kernels.parity_bits import parity_bits as impl
 
             return impl(masks, support)
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_bits_cuda(masks, support)
         case _:
             return reference.parity_bits(masks, support)
 
@@ -211,6 +215,10 @@ def parity_predict(
             from .triton_kernels.parity_predict import parity_predict as impl
 
             return impl(masks, support, coefs.double())
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_predict_cuda(masks, support, coefs.double())
         case _:
             return reference.parity_predict(masks, support, coefs.double())
 
@@ -247,6 +255,10 @@ def parity_adjoint(
             from .triton_kernels.parity_adjoint import parity_adjoint as impl
 
             return impl(masks, support, values.double())
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_adjoint_cuda(masks, support, values.double())
         case _:
             return reference.parity_adjoint(masks, support, values.double())
 
@@ -283,6 +295,10 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             from .triton_kernels.parity_gram import parity_gram as impl
 
             return impl(columns, samples)
+        case "cuda":
+            from . import native_cuda
+
+            return native_cuda.parity_gram_cuda(columns, samples)
         case _:
             return reference.parity_gram(columns, samples)
 
@@ -450,9 +466,11 @@ def bch_decode(
         case "triton":
             from .triton_kernels.bch_decode import bch_decode as impl
 
-            features, counts = impl(readings.double(), code, chase)
-            bad = ~readings.isfinite().all(1)
-            return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
+            return _blank(readings, *impl(readings.double(), code, chase))
+        case "cuda":
+            from . import native_cuda
+
+            return _blank(readings, *native_cuda.bch_decode_cuda(readings.double(), code, chase))
         case _:
             found = reference_decode.bch_decode(readings.double().cpu(), code, chase)
             return found[0].to(readings.device), found[1].to(readings.device)
@@ -489,7 +507,7 @@ def peel(
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
     Cost:    the decodings; C P products a term and step of the fits. A device is waited for several
-             times a round, for some numbers that say what comes next.
+             times a round, for some numbers that say what comes next; on cuda once, at the end.
     Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,
              "Decoding".
     """
@@ -523,6 +541,11 @@ def peel(
             from .triton_kernels.peel import peel as impl
 
             return impl(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+        case "cuda":
+            from . import native_cuda
+
+            tables = code, delay_columns, hashes
+            return native_cuda.peel_cuda(bins.double(), *tables, degree, floor, chase)
         case _:
             tables = code, delay_columns.cpu(), hashes.cpu()
             found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)
@@ -652,6 +675,10 @@ def boost(
             from .triton_kernels.boost import boost as impl
 
             found = impl(masks, values, n, bags, watch, settings, stages, seed)
+        case "cuda":
+            from .boost_cuda import boost_cuda
+
+            found = boost_cuda(masks, values, n, bags, watch, settings, stages, seed)
         case _:
             given = masks.cpu(), values.cpu(), n, bags.cpu(), watch.cpu()
             found = reference_boost.boost(*given, settings, stages, seed)
@@ -738,11 +765,20 @@ def tree_fourier(
         case "cpu":
             from . import native
 
-            trees = roots, feature, absent, present, value
-            return native.tree_fourier_cpu(*trees, n, group, groups, limit)
+            device = roots.device  # of another than the CPU where "auto" was asked for
+            trees = (x.cpu() for x in (roots, feature, absent, present, value))
+            group = None if group is None else group.cpu()
+            support, coefs = native.tree_fourier_cpu(*trees, n, group, groups, limit)
+            return support.to(device), coefs.to(device)
         case _:
             trees = roots, feature, absent, present, value
             return reference.tree_fourier(*trees, n, group, groups, limit)
+
+
+def _blank(readings: Tensor, features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """What was decoded, and nothing where a reading is not finite."""
+    bad = ~readings.isfinite().all(1)
+    return features.masked_fill(bad[:, None], -1), counts.masked_fill(bad, -1)
 
 
 def _check_readings(op: str, x: Tensor, axes: int, look: bool = True) -> None:

@@ -62,5 +62,5 @@ def with_constant(support: Tensor, coefs: Tensor, n: int) -> tuple[Tensor, Tenso
     """The terms, and the constant with coefficient 0 if it is not among them."""
     if bool((support == 0).all(1).any()):
         return support, coefs
-    constant = torch.zeros(1, bits.words(n), dtype=torch.int64)
+    constant = support.new_zeros(1, bits.words(n))
     return torch.cat([constant, support]), torch.cat([coefs.new_zeros(1), coefs])

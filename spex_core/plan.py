@@ -135,21 +135,33 @@ class SamplingPlan:
             parts.append(self.extra[max(0, start - self.aliased) : stop - self.aliased])
         return torch.cat(parts) if parts else self.extra[:0]
 
-    def keys(self, masks: Tensor) -> np.ndarray:
+    def names(self, masks: Tensor) -> Tensor:
         """A name for each packed mask: int64 (T,). Up to 64 features it is the mask itself; above,
         64 random parities of it, which two different masks share with probability 2**-64."""
         if self.n <= 64:
-            return masks[:, 0].numpy()
-        return ops.parity_bits(self._projection, masks)[:, 0].numpy()
+            return masks[:, 0]
+        return ops.parity_bits(self._projection, masks)[:, 0]
+
+    def row_names(self) -> Tensor:
+        """The names of all rows: int64 (T,). Names are linear, so no mask is made."""
+        shifts = self.names(self.delays)[:, None]
+        columns = (self.names(group)[:, None] for group in self.columns)
+        parts = [ops.affine_masks(own, shifts).flatten() for own in columns]
+        return torch.cat([*parts, self.names(self.extra)])
+
+    def keys(self, masks: Tensor) -> np.ndarray:
+        return self.names(masks).numpy()
 
     def row_keys(self) -> np.ndarray:
-        """The keys of all rows: int64 (T,). Keys are linear, so no mask is made."""
-        shifts = torch.from_numpy(self.keys(self.delays))[:, None]
-        parts = [
-            ops.affine_masks(torch.from_numpy(self.keys(group))[:, None], shifts).flatten().numpy()
-            for group in self.columns
-        ]
-        return np.concatenate([*parts, self.keys(self.extra)])
+        return self.row_names().numpy()
+
+    def moved(self, to: Callable[[Tensor], Tensor]) -> SamplingPlan:
+        """The plan with all its tensors where `to` takes them."""
+        names = "columns", "delays", "extra"
+        there = dataclasses.replace(self, **{name: to(getattr(self, name)) for name in names})
+        derived = "hashes", "delay_columns", "_projection"
+        there.__dict__.update({name: to(getattr(self, name)) for name in derived})
+        return there
 
     @functools.cached_property
     def places(self) -> Places:
@@ -169,6 +181,17 @@ class SamplingPlan:
     @functools.cached_property
     def _projection(self) -> Tensor:
         return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS)
+
+
+def first_rows(names: Tensor) -> tuple[Tensor, Tensor]:
+    """np.unique of names (T,), on their device: where each distinct one comes first, in the order
+    of the names, (U,); and which of these each row is, (T,)."""
+    ordered, order = names.sort(stable=True)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    slot = torch.empty_like(order)
+    slot[order] = fresh.cumsum(0) - 1
+    return order[fresh], slot
 
 
 def plan_spex(

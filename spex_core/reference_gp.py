@@ -25,16 +25,31 @@ def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: T
 def anova_kernel_grad(
     masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of sum(weights * anova_kernel(...)): (n,), (orders + 1,)."""
-    with torch.enable_grad():
-        inputs = relevances.detach().requires_grad_(), variances.detach().requires_grad_()
-        total = (weights * anova_kernel(masks, others, *inputs)).sum()
-        return torch.autograd.grad(total, inputs, materialize_grads=True)
+    """The gradient of sum(weights * anova_kernel(...)): (n,), (orders + 1,).
+
+    By hand, for autograd does not reach into a custom operator: e_d has the derivative e_(d-1) of
+    the other variables.
+    """
+    agree = signs(masks, len(relevances))[:, None] * signs(others, len(relevances))  # (T1, T2, n)
+    orders = len(variances) - 1
+    x = relevances * agree
+    polynomials, largest = elementary(x, orders), elementary(relevances, orders)
+    by_relevance, by_variance = torch.zeros_like(relevances), torch.zeros_like(variances)
+    for d in (d for d in range(orders + 1) if largest[d] > 0):
+        share = polynomials[d] / largest[d]
+        by_variance[d] = (weights * share).sum()
+        for i in range(len(relevances) if d else 0):
+            rest = torch.arange(len(relevances), device=x.device) != i
+            lower = elementary(x[..., rest], d - 1)[-1]
+            least = elementary(relevances[rest], d - 1)[-1]
+            slope = (agree[..., i] * lower - share * least) / largest[d]
+            by_relevance[i] += variances[d] * (weights * slope).sum()
+    return by_relevance, by_variance
 
 
 def elementary(x: Tensor, orders: int) -> list[Tensor]:
     """e_0 .. e_orders of the last axis: with one variable more, e_d becomes e_d + x_i e_(d-1)."""
-    e = [torch.ones_like(x[..., 0])] + [torch.zeros_like(x[..., 0])] * orders
+    e = [x.new_ones(x.shape[:-1])] + [x.new_zeros(x.shape[:-1])] * orders
     for i in range(x.shape[-1]):
         e = e[:1] + [e[d] + x[..., i] * e[d - 1] for d in range(1, orders + 1)]
     return e

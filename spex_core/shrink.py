@@ -9,16 +9,14 @@ Source: MacKay 1992, Bayesian interpolation, eq. (4.9) and on.
 
 from __future__ import annotations
 
-import itertools
 from math import comb
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import masks as bits
 from . import ops
-from .plan import SamplingPlan
+from .plan import SamplingPlan, first_rows
 
 MOST_TERMS = 1200  # found and new: the cost is their number cubed
 FOLDS = 5
@@ -67,12 +65,16 @@ def affordable(plan: SamplingPlan, order: int, found: int) -> bool:
 
 def with_sets(support: Tensor, n: int, order: int) -> Tensor:
     """The support, then all sets of up to `order` features that it lacks."""
-    sizes = range(min(order, n) + 1)
-    sets = itertools.chain.from_iterable(itertools.combinations(range(n), d) for d in sizes)
-    every = bits.pack_sets(list(sets), n)
-    known = {row.tobytes() for row in support.numpy()}
-    fresh = [row.tobytes() not in known for row in every.numpy()]
-    return torch.cat([support, every[torch.tensor(fresh)]])
+    feature = torch.arange(n, device=support.device)
+    sizes = range(1, min(order, n) + 1)
+    every = [bits.pack_rows(torch.combinations(feature, d), n) for d in sizes]
+    both = torch.cat([support, torch.zeros_like(support[:1]), *every])
+    _, slot = both.unique(dim=0, return_inverse=True)
+    known = torch.zeros(len(both), dtype=torch.bool, device=both.device)
+    known[slot[: len(support)]] = True
+    fresh = ~known[slot]
+    fresh[: len(support)] = True
+    return both[fresh]
 
 
 class FoldedSamples:
@@ -80,14 +82,14 @@ class FoldedSamples:
 
     def __init__(self, plan: SamplingPlan, values: Tensor):
         fitted = plan.total - plan.holdout
-        _, first = np.unique(plan.row_keys()[:fitted], return_index=True)
+        first, _ = first_rows(plan.row_names()[:fitted])
         masks, values = plan.masks(0, fitted), values[:fitted].double()
         self.unit = float(values.abs().max()) or 1.0  # keeps squares in range
         shift = (first >> plan.b) % plan.shifts
-        part = np.where(first < plan.aliased, shift, first) % FOLDS
+        part = torch.where(first < plan.aliased, shift, first) % FOLDS
         self.folds = []  # (masks, values)
         for k in range(FOLDS):
-            at = torch.from_numpy(first[part == k])
+            at = first[part == k]
             self.folds.append((masks[at], values[at] / self.unit))
         self.count = len(first)
         every = torch.cat([values for _, values in self.folds])
@@ -132,8 +134,8 @@ def squared_error(coefs: Tensor, gram: Tensor, right: Tensor, square: float) -> 
 
 def groups(support: Tensor, found: int) -> list[Tensor]:
     """The terms that share a variance, as bool (S,): the found ones, the new ones of each order."""
-    size = torch.from_numpy(bits.orders(support))
-    new = torch.arange(len(size)) >= found
+    size = bits.sizes(support)
+    new = torch.arange(len(size), device=size.device) >= found
     parts = [~new & (size > 0), *(new & (size == d) for d in range(1, int(size.max()) + 1))]
     return [part for part in parts if part.any()]
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import resident
 from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
@@ -28,6 +29,7 @@ from .value_function import ValueFunction
 
 # Bits a group from which a linear fit was better on no game of bench/bench_games.py.
 LEAST_B = 7
+CPU = torch.device("cpu")
 
 
 def spex(
@@ -45,8 +47,9 @@ def spex(
     known: Known | None = None,
     store: Where | None = None,
     patience: Patience | None = None,
+    device: torch.device | str = "cpu",
     backend: Backend = "auto",
-) -> Explanation:
+) -> Found:
     """SPEX: the Fourier terms of f up to `degree`, from at most `budget` evaluations.
 
     A twentieth of the budget (32 to 1,000 masks) is held out to score the result. The rest goes, as
@@ -81,11 +84,17 @@ def spex(
             that are there are not asked for again. Or a Store, which other runs on f may share.
         patience: a Patience, which says how often a call that fails is made again and how long it
             may take; by default it is not, and any time.
+        device: where f takes its masks and leaves its values. On another than the CPU f is called
+            with bool tensors (batch, n) of that device and returns a tensor of it; nothing but the
+            plan goes there and nothing but the terms and their scores comes back (Report.moved),
+            and `known`, `store`, `patience` and ValueFunctions are refused.
         backend: of the transform and the decoder.
-    Returns: an Explanation.
+    Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
+            alone.
     Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
              another function or plan, with what differs; EvaluationError if f fails, holding what
-             was paid for; BackendUnavailable.
+             was paid for; BackendUnavailable; MemoryError, before f is called, if the device has
+             too little room.
     Cost:    f aside: O(T log B + n b) for T samples, and the decoding of C B bins.
     Source:  Kang et al., SPEX, ICML 2025 (arXiv 2502.13870).
     Example: spex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=2000)
@@ -95,24 +104,38 @@ def spex(
     names = feature_names("spex", n, features, f)
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
-    found = explain(
-        spex_recipe(
-            budget=budget,
-            degree=degree,
-            decoder=decoder,
-            prefix_sharing=prefix_sharing,
-            seed=seed,
-            backend=backend,
-        ),
-        *(f, names),
-        batch_size=check_int("spex: batch_size", batch_size, 1),
-        progress=progress,
-        known=known,
-        store=store,
-        patience=patience,
+    batch_size = check_int("spex: batch_size", batch_size, 1)
+    given = {"known": known, "store": store, "patience": patience}
+    device = usable_device(device, f, given)
+    recipe = spex_recipe(
+        budget=budget,
+        degree=degree,
+        decoder=decoder,
+        prefix_sharing=prefix_sharing,
+        seed=seed,
+        backend=backend,
+        device=device,
     )
-    assert isinstance(found, Explanation)
-    return found
+    if device.type != "cpu":
+        return recipe.on_device(f, names, device, batch_size=batch_size, progress=progress)
+    return explain(recipe, f, names, batch_size=batch_size, progress=progress, **given)
+
+
+def usable_device(device: torch.device | str, f: object, given: dict[str, object]) -> torch.device:
+    """The device, checked against what else was asked for."""
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = f"spex: device must be one that torch has, got {device} ({error})"
+        raise ValueError(reason) from None
+    if device.type != "cpu" and isinstance(f, ValueFunction):
+        raise TypeError(
+            "spex: f must be a plain callable on tensors where device is not the CPU, got "
+            f"{type(f).__name__}, which takes its masks on the host"
+        )
+    for name, value in given.items():
+        check(device.type == "cpu" or value is None, "spex: {} must be None on {}", name, device)
+    return device
 
 
 def spex_recipe(
@@ -123,10 +146,11 @@ def spex_recipe(
     prefix_sharing: bool | Sequence[float] = False,
     seed: int = 0,
     backend: Backend = "auto",
+    device: torch.device | str = "cpu",
 ) -> SpexRecipe:
-    """The options of spex(), checked but for what depends on n."""
+    """The options of spex(), checked but for what depends on n; device: where it will run."""
     check(decoder in ("soft", "hard"), "spex: decoder must be 'soft' or 'hard', got {!r}", decoder)
-    pick("peel", backend, torch.device("cpu"))
+    pick("peel", backend, torch.device(device))
     profile = tuple(profile_of(prefix_sharing))
     return SpexRecipe(budget, degree, decoder, profile, seed, backend)
 
@@ -143,7 +167,6 @@ class SpexRecipe(Recipe):
     backend: Backend
 
     name = "spex"
-    many = False
 
     @property
     def options(self) -> dict[str, object]:
@@ -159,55 +182,109 @@ class SpexRecipe(Recipe):
         """Of the groups whose values are all there, with the other values as further samples; where
         there is no such group, the fit of ProxySPEX."""
         if answered.whole:
-            return self._explanation(answered, answered.plan, answered.values, clock, [])
+            return self._fitted(answered, answered.plan, answered.values, clock, [])
         part = complete_part(answered)
         if part is None:
             other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
             found = other.fit(answered, clock)
             text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
-            report = dataclasses.replace(found.report, warnings=[text, *found.report.warnings])
-            return dataclasses.replace(found, report=report)
+            several = isinstance(found, list)
+            return [warned(ex, text) for ex in found] if several else warned(found, text)
         plan, values = part
         notes = [f"of {answered.plan.groups} groups of masks {plan.groups} have all their values"]
         if not plan.holdout:
             notes.append("none of the masks held out has a value yet: R2 is of the samples fitted")
-        return self._explanation(answered, plan, values, clock, notes)
+        return self._fitted(answered, plan, values, clock, notes)
 
-    def _explanation(
+    def on_device(
+        self,
+        f: resident.DeviceFunction,
+        names: tuple[str, ...],
+        device: torch.device,
+        *,
+        batch_size: int,
+        progress: Shown,
+    ) -> Found:
+        """The whole run on a device."""
+        check(
+            progress is None or (callable(progress) and not isinstance(progress, bool)),
+            "spex: progress must be None or a function of (done, total) on {}, got {!r}",
+            *(device, progress),
+        )
+        clock = Clock()
+        with clock("plan"):
+            plan = self.plan(len(names))
+        how = {"decoder": self.decoder, "backend": self.backend}
+        asked = {"batch_size": batch_size, "progress": progress}
+        found = resident.run(f, plan, device, clock, **asked, **how)
+        there = {"device": device, "used": found.used, "asked": plan.total, "moved": found.moved}
+        outputs = []
+        for fitted in found.outputs:
+            report = self._report(plan, plan, fitted, clock, [], **there)
+            outputs.append(Explanation(fitted.transform, names, report))
+        return outputs if found.several else outputs[0]
+
+    def _fitted(
         self,
         answered: Answered,
         plan: SamplingPlan,
         values: Tensor,
         clock: Clock,
         notes: list[str],
-    ) -> Explanation:
-        """Of values of all rows of a plan."""
-        transform = fit_plan(plan, values, decoder=self.decoder, backend=self.backend, clock=clock)
-        with clock("score"):
-            score, score_linear = scores(plan, values, transform)
-        report = Report(
+    ) -> Found:
+        """Of values of all rows of a plan, (T,) or (T, q)."""
+        outputs = []
+        for own in values.T.contiguous() if values.ndim == 2 else values[None]:
+            how = {"decoder": self.decoder, "backend": self.backend, "clock": clock}
+            transform = fit_plan(plan, own, **how)
+            with clock("score"):
+                fitted = resident.Fitted(transform, *scores(plan, own, transform))
+            report = self._report(plan, answered.plan, fitted, clock, notes)
+            outputs.append(Explanation(transform, answered.names, report))
+        return outputs if values.ndim == 2 else outputs[0]
+
+    def _report(
+        self,
+        plan: SamplingPlan,
+        whole: SamplingPlan,
+        fitted: resident.Fitted,
+        clock: Clock,
+        notes: list[str],
+        *,
+        device: torch.device = CPU,
+        used: int = 0,
+        **counts: object,
+    ) -> Report:
+        transform = fitted.transform
+        return Report(
             algorithm="spex",
             decoder=self.decoder,
-            backend=pick("peel", self.backend, torch.device("cpu")),
-            device="cpu",
+            backend=pick("peel", self.backend, device),
+            device=str(device),
             seed=plan.seed,
             n=plan.n,
             degree=plan.n if plan.code is None else plan.degree,
             budget=plan.budget,
-            used=0,
+            used=used,
             unique=len(plan.places.first),
             left_out=plan.holdout,
-            r2=score,
-            r2_linear=score_linear,
+            r2=fitted.r2,
+            r2_linear=fitted.r2_linear,
             terms=len(transform),
             effective_terms=float(len(transform)),
             energy_by_order=transform.energy_by_order(),
             hierarchy=hierarchy_rates(transform),
-            plan=describe(answered.plan),
+            plan=describe(whole),
             seconds=clock.seconds,
-            warnings=notes + warnings(plan, score, score_linear),
+            warnings=notes + warnings(plan, fitted.r2, fitted.r2_linear),
+            **counts,
         )
-        return Explanation(transform, answered.names, report)
+
+
+def warned(ex: Explanation, text: str) -> Explanation:
+    """With a warning before the others."""
+    report = dataclasses.replace(ex.report, warnings=[text, *ex.report.warnings])
+    return dataclasses.replace(ex, report=report)
 
 
 def complete_part(answered: Answered) -> tuple[SamplingPlan, Tensor] | None:

@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,6 +77,14 @@ def test_every_op_has_a_reference(op: str) -> None:
 def test_auto_follows_the_device(only, there, device, picked) -> None:
     only(*there)
     assert pick("fwht", "auto", device) == picked
+
+
+def test_auto_leaves_some_ops_to_the_host(only) -> None:
+    only("cpu", "triton", "cuda")
+    assert backend.ON_HOST == ("tree_fourier",)
+    assert pick("tree_fourier", "auto", CUDA) == pick("tree_fourier", "auto", CPU) == "cpu"
+    with pytest.raises(BackendUnavailable, match="tensors are on cuda"):
+        pick("tree_fourier", "cpu", CUDA)
 
 
 def test_auto_needs_the_op_too(only, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +179,19 @@ def test_triton_says_why_it_needs_a_device_or_the_interpreter(wanted: str) -> No
     )
     reason = "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
     assert run.stdout.strip() == ("True None" if wanted == "1" else f"False {reason}")
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "fails"),
+    [("3.6.0", "2.4.6", True), ("3.6.0", "2.3.5", False), ("3.7.1", "2.4.6", False)],
+)
+def test_an_interpreter_that_fails_is_named(
+    triton: str, numpy: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton before 3.7 with NumPy from 2.4 on, which refuses int() of an array of one element."""
+    monkeypatch.setattr(np, "__version__", numpy)
+    reason = "the interpreter of Triton 3.6.0 needs NumPy below 2.4, got 2.4.6"
+    assert backend._interpreter_fails(triton) == (reason if fails else None)
 
 
 def test_an_unknown_backend_is_a_value_error() -> None:

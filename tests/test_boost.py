@@ -428,6 +428,7 @@ def test_inputs_are_unchanged_and_may_be_strided(boost):
     assert_same(single, plain)
 
 
+@pytest.mark.usefixtures("without_cuda")
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [

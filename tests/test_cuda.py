@@ -14,9 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from aliased import true_bins
+from planted import plant
 
 from spex_core import ops
-from spex_core.backend import emulated, why_not
+from spex_core.backend import OPS, emulated, pick, why_not
+from spex_core.codes import bch_code
+from spex_core.errors import BackendUnavailable
+from spex_core.masks import pack
+from spex_core.plan import aliased_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90)
@@ -146,7 +152,209 @@ def test_fwht_takes_as_many_passes_as_it_says(emulation, dtype, b: int, passes: 
     assert emulation.most_shared() <= SHARED_LIMIT
 
 
+@pytest.mark.parametrize("chase", [0, 5])
+def test_bch_decode_does_not_depend_on_the_order_of_threads_or_their_share(
+    emulation, monkeypatch: pytest.MonkeyPatch, chase: int
+) -> None:
+    from spex_core import native_cuda
+
+    code = bch_code(100, 3)
+    generator = torch.Generator().manual_seed(1)
+    readings = torch.randn(40, code.delays, generator=generator, dtype=torch.float64)
+    expected = ops.bch_decode(readings, code, chase=chase, backend="cpu")
+    assert (expected[1] > 0).any()
+    for decoders in (1, 160, 1 << 18):  # 1, 4 and all 32 patterns a thread
+        monkeypatch.setattr(native_cuda, "DECODERS", decoders)
+        for found in both_orders(
+            emulation, lambda: ops.bch_decode(readings, code, chase=chase, backend="cuda")
+        ):
+            assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    ("n", "b", "snr", "chase", "seed"),
+    [(30, 4, None, 0, 0), (30, 4, 3, 6, 1), (64, 3, 0, 4, 2), (1100, 4, 3, 3, 3)],
+)
+def test_peel_is_one_launch_and_does_not_depend_on_the_order_of_threads(
+    emulation, n: int, b: int, snr: int | None, chase: int, seed: int
+) -> None:
+    plan = aliased_plan(n, b, degree=2, seed=seed)
+    bins = true_bins(plant(n, 12, 2, seed=seed, snr=snr), plan)
+    given = bins, plan.code, plan.delay_columns, plan.hashes
+    expected = ops.peel(*given, floor=1e-15, chase=chase, backend="cpu")
+    assert len(expected[1]) > 3
+    before = emulation.launches()
+    up, down = both_orders(
+        emulation, lambda: ops.peel(*given, floor=1e-15, chase=chase, backend="cuda")
+    )
+    assert emulation.launches() - before == 2
+    assert all(map(torch.equal, up, down))
+    assert torch.equal(up[0], expected[0])
+    assert torch.allclose(up[1], expected[1], rtol=1e-9, atol=1e-12)
+
+
+def test_peel_refuses_more_readings_than_its_numbers_hold(
+    emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spex_core import native_cuda
+
+    plan = aliased_plan(10, 3, degree=2)
+    monkeypatch.setattr(native_cuda, "MOST_READINGS", 100)
+    with pytest.raises(ValueError, match=r"peel: bins must have at most 2\*\*30 readings on cuda"):
+        ops.peel(
+            *(torch.zeros(plan.shape), plan.code, plan.delay_columns, plan.hashes),
+            floor=1e-15,
+            chase=0,
+            backend="cuda",
+        )
+
+
+@pytest.mark.parametrize("each", [1, 8, 32])
+@pytest.mark.parametrize(("samples", "terms"), [(1000, 70), (65_600, 3)])
+def test_parities_have_the_bits_of_the_cpu_in_either_order(
+    emulation, monkeypatch: pytest.MonkeyPatch, samples: int, terms: int, each: int
+) -> None:
+    """Any number of masks a thread, and masks in several blocks."""
+    from spex_core import native_cuda
+
+    if samples > 1000 and each < 32:
+        pytest.skip("the blocks do not depend on it")
+    monkeypatch.setattr(native_cuda, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(native_cuda, "MASKS_EACH", ((0, each),))
+    generator = torch.Generator().manual_seed(terms)
+    masks = torch.randint(-(2**63), 2**63 - 1, (samples, 1), generator=generator)
+    support = torch.randint(-(2**63), 2**63 - 1, (terms, 1), generator=generator)
+    coefs = torch.randn(terms, generator=generator, dtype=torch.float64)
+    values = torch.randn(samples, generator=generator, dtype=torch.float64)
+
+    def run(backend: str) -> list[torch.Tensor]:
+        bits = ops.parity_bits(masks, support, backend=backend)
+        return [
+            bits,
+            ops.parity_predict(masks, support, coefs, backend=backend),
+            ops.parity_gram(bits, samples, backend=backend),
+            ops.parity_adjoint(masks, support, values, backend=backend),
+        ]
+
+    up, down = both_orders(emulation, lambda: run("cuda"))
+    assert all(map(torch.equal, up, down))
+    expected = run("cpu")
+    assert all(map(torch.equal, up[:3], expected[:3]))
+    assert torch.allclose(up[3], expected[3], rtol=1e-12, atol=1e-9)
+    assert emulation.most_shared() <= SHARED_LIMIT
+
+
+@pytest.mark.parametrize("n", [9, 130])
+def test_boost_does_not_depend_on_the_order_of_threads(emulation, n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    masks = torch.randint(0, 2, (300, n), generator=generator, dtype=torch.bool)
+    values = torch.randn(2, 300, generator=generator).double()
+    values += 3 * masks[:, 0] - 2 * masks[:, n // 2]
+    how = {"trees": [4, 2], "leaves": 7, "min_leaf": 5, "l2": [0.0, 1.5], "stages": [1, 3]}
+    how |= {"row_share": 0.7, "feature_share": 0.9, "depth": 4}
+    up, down = both_orders(
+        emulation, lambda: ops.boost(pack(masks), values, n, **how, backend="cuda")
+    )
+    expected = ops.boost(pack(masks), values, n, **how, backend="cpu")
+    assert len(expected.feature) > 20
+    assert all(map(torch.equal, up, down))
+    assert all(map(torch.equal, up, expected))
+
+
+@pytest.mark.parametrize(("dtype", "b"), [(torch.float32, 15), (torch.float64, 14)], ids=str)
+def test_fwht_takes_two_passes_where_shared_memory_is_small(emulation, dtype, b: int) -> None:
+    x = torch.randn(2, 1 << b, dtype=dtype, generator=torch.Generator().manual_seed(b))
+    before = emulation.launches()
+    emulation.limit_shared(99 * 1024)  # of sm_86 and sm_89
+    try:
+        assert torch.equal(ops.fwht(x, backend="cuda"), ops.fwht(x, backend="reference"))
+    finally:
+        emulation.limit_shared(SHARED_LIMIT)
+    assert emulation.launches() - before == 2
+
+
 def test_no_rows_launch_nothing(emulation) -> None:
     before = emulation.launches()
     assert ops.fwht(torch.ones(0, 8), backend="cuda").shape == (0, 8)
+    code = bch_code(10, 2)
+    assert ops.bch_decode(torch.ones(0, code.delays), code, backend="cuda")[0].shape == (0, 2)
     assert emulation.launches() == before
+
+
+def test_memory_that_runs_out_is_an_error_before_anything_is_launched(
+    emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = aliased_plan(10, 3, degree=2)
+    given = torch.ones(plan.shape), plan.code, plan.delay_columns, plan.hashes
+
+    def full(*size: object, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch, "empty", full)
+    before = emulation.launches()
+    with pytest.raises(torch.OutOfMemoryError):
+        ops.peel(*given, floor=1e-15, chase=0, backend="cuda")
+    assert emulation.launches() == before
+
+
+# With a GPU. What holds for every backend is asked of this one in test_<op>.py, there too.
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if (reason := why_not("cuda")) is not None or emulated():
+        pytest.skip(f"the kernels were not built for it ({reason})")
+    return torch.device("cuda")
+
+
+@pytest.mark.gpu
+def test_auto_takes_these_kernels(gpu: torch.device) -> None:
+    picked = {op for op, there in OPS.items() if "cuda" in there}
+    assert {pick(op, "auto", gpu) for op in picked} == {"cuda"}
+
+
+@pytest.mark.gpu
+def test_a_transform_can_be_captured_in_a_graph(gpu: torch.device) -> None:
+    x = torch.randn(64, 1 << 13, device=gpu)
+    ops.fwht(x, backend="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = ops.fwht(x, backend="cuda")
+    x.copy_(torch.arange(8192.0, device=gpu) % 7)
+    graph.replay()
+    assert torch.equal(y.cpu(), ops.fwht(x.cpu(), backend="reference"))
+
+
+@pytest.mark.gpu
+def test_kernels_run_in_the_current_stream(gpu: torch.device) -> None:
+    x = torch.zeros(1 << 14, 1 << 12, device=gpu)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # some tens of milliseconds, which another stream would skip
+        x += 1
+        y = ops.fwht(x, backend="cuda")
+    stream.synchronize()
+    assert (y[:, 0] == 4096).all()
+
+
+@pytest.mark.gpu
+def test_kernels_run_on_the_device_of_their_tensors(gpu: torch.device) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one device")
+    x = torch.ones(4, 64, device="cuda:1")
+    y = ops.fwht(x, backend="cuda")
+    assert y.device == x.device
+    assert (y[:, 0] == 64).all()
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.gpu
+def test_tensors_of_the_host_are_refused(gpu: torch.device) -> None:
+    with pytest.raises(BackendUnavailable, match=r"fwht: .*tensors are on cpu"):
+        ops.fwht(torch.ones(4), backend="cuda")
+    masks = torch.zeros(3, 1, dtype=torch.int64, device=gpu)
+    with pytest.raises(ValueError, match="support must be on the device of masks"):
+        ops.parity_bits(masks, masks.cpu(), backend="cuda")

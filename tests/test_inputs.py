@@ -286,6 +286,30 @@ def test_a_served_model_is_explained_until_the_money_is_spent(
     assert "the key is missing: NO_SUCH_KEY" in capsys.readouterr().err
 
 
+def test_a_run_that_its_cap_stopped_goes_on_and_has_no_key(
+    folder, text, served, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("MY_KEY", "sk-27182818")
+    served.key = "sk-27182818"
+    run = tmp_path / "run"
+    words = [
+        *("run", str(run), "--server", served.url, "--api", "vllm", "--model", "tiny"),
+        *("--tokenizer", folder("llama"), "--key", "MY_KEY", "--task", "answer"),
+        *("--target", " yes no", "--prefix", "Q:", "--text", text, "--degree", "2"),
+        *("--budget", "60", "--quiet"),
+    ]
+    assert cli.main([*words, "--most-requests", "3"]) == 1
+    assert "most_requests = 3 would be exceeded: 3 spent" in capsys.readouterr().err
+    assert len(served.asked) == 24
+    assert cli.main(["resume", str(run)]) == 1  # with as much again
+    assert len(served.asked) == 48
+    assert cli.main([*words, "--most-requests", "50"]) == 0
+    assert len(served.asked) == len({tuple(prompt) for prompt in served.asked}) == 60
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    assert not any(b"sk-27182818" in path.read_bytes() for path in files)
+
+
 @pytest.mark.parametrize(
     "words", [["--question", "?"], ["--heads", "--task", "answer", "--target", "x"]]
 )

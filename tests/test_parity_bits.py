@@ -165,6 +165,7 @@ def test_contract(backend):
         ops.parity_bits(x, x, backend="fast")
 
 
+@pytest.mark.usefixtures("without_cuda")
 def test_a_backend_that_cannot_run_is_refused():
     x = torch.zeros(1, 1, dtype=torch.int64)
     with pytest.raises(BackendUnavailable, match="parity_bits: backend 'cuda' is not available"):

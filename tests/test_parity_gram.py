@@ -92,6 +92,7 @@ def test_strided_input_and_input_unchanged(call):
     assert torch.equal(columns, before)
 
 
+@pytest.mark.usefixtures("without_cuda")
 def test_contract(backend):
     columns = torch.zeros(3, 2, dtype=torch.int64)
     with pytest.raises(

@@ -190,6 +190,7 @@ def test_other_dtypes_are_taken_as_float64(call):
         assert torch.equal(call(op, packed, support, x.float()), want)
 
 
+@pytest.mark.usefixtures("without_cuda")
 @pytest.mark.parametrize(
     ("op", "name", "length"), [("parity_predict", "coefs", 3), ("parity_adjoint", "values", 5)]
 )

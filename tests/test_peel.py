@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from aliased import true_bins
 from planted import Planted, Terms, accuracy, plant, worst
 from torch import Tensor
 
@@ -19,23 +20,6 @@ from spex_core.plan import SamplingPlan, aliased_plan
 from spex_core.refine import term_bins
 
 pytestmark = pytest.mark.op("peel")
-
-
-def true_bins(f: Planted, plan: SamplingPlan, rounding: float = 1e-16) -> Tensor:
-    """U[g, p, j] = sum over k with M_g^T k = j of F[k] (-1)**<d_p, k>, by definition, plus noise.
-
-    An evaluation's noise of variance sigma**2 is white of variance sigma**2 / B in the bins.
-    """
-    groups, _, width = plan.shape
-    delays = bits.unpack(plan.delays, plan.n)  # (P, n)
-    columns = np.stack([bits.unpack(group, plan.n) for group in plan.columns])  # (C, b, n)
-    out = np.zeros(plan.shape)
-    for k, coef in f.terms.items():
-        sign = 1.0 - 2.0 * (delays[:, list(k)].sum(1) % 2)
-        index = (columns[:, :, list(k)].sum(2) % 2) @ (1 << np.arange(plan.b))  # (C,)
-        out[np.arange(groups), :, index] += coef * sign
-    out += (rounding + f.sigma / np.sqrt(width)) * f.noise.standard_normal(out.shape)
-    return torch.from_numpy(out)
 
 
 def spectrum(support: Tensor, coefs: Tensor) -> Terms:

@@ -1,5 +1,5 @@
-"""Every Triton kernel compiles for an A100 (sm_80) and an H100 (sm_90) where there is no GPU,
-fits in their shared memory, and spills no register."""
+"""Every Triton kernel compiles for an A100 (sm_80), an H100 (sm_90) and an MI300 (gfx942) where
+there is no GPU, fits in their shared memory, and spills no register."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import pytest
 from spex_core.backend import why_not
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block, of the CUDA programming guide
+# Bytes a block, of the CUDA programming guide and of AMD's.
+SHARED_LIMIT = {"80": 163 * 1024, "90": 227 * 1024, "gfx942": 64 * 1024}
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     """Architecture -> the lines of compile_triton.py."""
     reason = why_not("triton")
-    if reason is not None and "CUDA device" not in reason:
+    if reason is not None and not any(part in reason for part in ("CUDA device", "interpreter")):
         pytest.skip(f"triton: {reason}")
     cache = str(tmp_path_factory.mktemp("triton"))
     found = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "compile_triton.py"), *map(str, SHARED_LIMIT)],
+        [sys.executable, str(ROOT / "tests" / "compile_triton.py"), *SHARED_LIMIT],
         env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache},
         capture_output=True,
         text=True,
@@ -50,20 +51,20 @@ def jitted() -> set[str]:
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_every_kernel_is_compiled(built, arch: int) -> None:
+def test_every_kernel_is_compiled(built, arch: str) -> None:
     assert "_pack_tokens_kernel" in jitted()
     assert {row["kernel"] for row in built[arch]} == jitted()
-    assert all(row["cubin"] > 1000 for row in built[arch])
+    assert all(row["binary"] > 1000 for row in built[arch])
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_shared_memory_is_within_the_limit(built, arch: int) -> None:
+def test_shared_memory_is_within_the_limit(built, arch: str) -> None:
     most = {row["kernel"]: row["shared"] for row in built[arch] if row["shared"]}
     assert most, "some kernel uses shared memory"
     assert max(most.values()) <= SHARED_LIMIT[arch], most
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_no_register_is_spilled(built, arch: int) -> None:
+def test_no_register_is_spilled(built, arch: str) -> None:
     assert all(row["registers"] > 0 for row in built[arch])
     assert [row for row in built[arch] if row["spills"]] == []

@@ -72,14 +72,20 @@ def fwht(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
     if not x.numel():
         return out
-    if b <= ONE_PASS:
+    first = min(b, one_pass(x.dtype))
+    if b == first:
         transform_rows(x, out, b)
         return out
     wide = torch.promote_types(x.dtype, torch.float32)
     between = out if x.dtype == wide else torch.empty_like(x, dtype=wide)
-    transform_rows(x, between, ONE_PASS)
-    transform_columns(between, out, b - ONE_PASS)
+    transform_rows(x, between, first)
+    transform_columns(between, out, b - first, first)
     return out
+
+
+def one_pass(dtype: torch.dtype) -> int:
+    """The most bits of one pass: 2**14 float64 values are 128 KiB, and AMD's GPUs share 64."""
+    return 13 if torch.version.hip and dtype == torch.float64 else ONE_PASS
 
 
 def transform_rows(x: Tensor, out: Tensor, log_row: int) -> None:
@@ -96,13 +102,13 @@ def transform_rows(x: Tensor, out: Tensor, log_row: int) -> None:
     launch(f"fwht {x.dtype}", TACTICS, (rows, 1 << log_row), run, x)
 
 
-def transform_columns(x: Tensor, out: Tensor, log_row: int) -> None:
-    """x and out hold arrays (2**log_row, 2**ONE_PASS), transformed along their first axis."""
-    log_tile = max(TACTICS[0]["LOG_TILE"], log_row + COLUMNS)
+def transform_columns(x: Tensor, out: Tensor, log_row: int, log_stride: int) -> None:
+    """x and out hold arrays (2**log_row, 2**log_stride), transformed along their first axis."""
+    log_tile = min(log_stride, max(TACTICS[0]["LOG_TILE"], log_row + COLUMNS))
     with on_device_of(x):
         _fwht_columns_kernel[(x.numel() >> log_tile,)](
             *(x, out),
-            LOG_STRIDE=ONE_PASS,
+            LOG_STRIDE=log_stride,
             **shape(log_tile, log_row, TACTICS[0]["LOG_THREAD"]),
         )
 

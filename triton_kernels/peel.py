@@ -108,7 +108,8 @@ class Peeler:
         slot, features = slot[order], found.features[order]
         bins, bits = self.q.placed(features)
         fresh = torch.zeros_like(known[: len(order)])
-        state = torch.tensor([before, 0], dtype=torch.int32).to(slots.device)
+        state = known.new_zeros(2)
+        state[:1].fill_(before)
         block_c = triton.next_power_of_2(self.q.groups)
         block_p = triton.next_power_of_2(self.q.shifts)
         _take_kernel[(1,)](

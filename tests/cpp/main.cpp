@@ -2,6 +2,7 @@
 
 void test_anova_kernel();
 void test_boost();
+void test_cuda();
 void test_decode();
 void test_fwht();
 void test_gelu();
@@ -24,5 +25,6 @@ int main() {
   test_decode();
   test_trees();
   test_boost();
+  test_cuda();
   std::puts("C++ tests passed");
 }

@@ -1,0 +1,246 @@
+"""SPEX on a device: masks, values, bins, support and refit stay where the value function is.
+
+The plan goes there once, the terms and four scores come back, and `Transfers` counts both. Beside
+that the host reads single numbers that say what comes next: how many terms there are, whether a fit
+is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from . import masks as bits
+from . import ops
+from .alias import alias
+from .backend import Backend
+from .errors import EvaluationError, check
+from .peel import peel, with_constant
+from .plan import SamplingPlan, first_rows
+from .refine import least_squares
+from .shrink import with_low_orders
+from .transform import SparseTransform
+
+DeviceFunction = Callable[[Tensor], Tensor]  # bool (batch, n) -> (batch,) or (batch, q)
+
+MOST_LINEAR = 4096  # features up to which a linear fit takes its Gram matrix
+STEPS = 50  # of conjugate gradients
+
+
+class Transfers:
+    """All moves of tensors between host and device, in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.to_device, self.to_host = device, 0, 0
+
+    def up(self, x: Tensor) -> Tensor:
+        self.to_device += x.nbytes
+        return x.to(self.device)
+
+    def down(self, x: Tensor) -> Tensor:
+        self.to_host += x.nbytes
+        return x.cpu()
+
+
+@dataclass
+class Fitted:
+    """One output: its transform, and R2 of that and of a linear fit on the masks held out."""
+
+    transform: SparseTransform
+    r2: float
+    r2_linear: float
+
+
+@dataclass
+class Run:
+    """What `run` found: the outputs, whether f has several, masks asked for, bytes moved."""
+
+    outputs: list[Fitted]
+    several: bool
+    used: int
+    moved: dict[str, int]
+
+
+def run(
+    f: DeviceFunction,
+    plan: SamplingPlan,
+    device: torch.device,
+    clock: Callable[[str], AbstractContextManager],
+    *,
+    decoder: str,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+    backend: Backend,
+) -> Run:
+    """From a plan to its transforms, on the device.
+
+    Raises: MemoryError, before f is called, if the device has too little room for the run;
+            EvaluationError; torch.OutOfMemoryError, and no result, where it runs out all the same.
+    """
+    check_room(plan, device)
+    transfers = Transfers(device)
+    with clock("plan"):
+        there = plan.moved(transfers.up)
+    with clock("evaluate"):
+        values, used = evaluate(f, there, transfers, batch_size=batch_size, progress=progress)
+    with clock("fit"):
+        rows = values.T if values.ndim == 2 else values[None]
+        outputs = fit_plan(there, rows, transfers, decoder=decoder, backend=backend)
+    moved = {"to_device": transfers.to_device, "to_host": transfers.to_host}
+    return Run(outputs, values.ndim == 2, used, moved)
+
+
+def check_room(plan: SamplingPlan, device: torch.device) -> None:
+    """Raises MemoryError unless the masks, in two orders, and the values in their forms fit."""
+    need, free = plan.total * (16 * bits.words(plan.n) + 96), free_bytes(device)
+    if free is not None and need > free:
+        raise MemoryError(
+            f"spex: {plan.total:,} masks of {plan.n:,} features need about {need / 1e9:.1f} GB on "
+            f"{device}, which has {free / 1e9:.1f} GB left: ask for fewer evaluations"
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can still be allocated on a device, what torch keeps for itself included; None where
+    nobody says."""
+    if device.type != "cuda":
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def evaluate(
+    f: DeviceFunction,
+    plan: SamplingPlan,
+    transfers: Transfers,
+    *,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, int]:
+    """The values of all rows of a plan that is on the device, each distinct mask asked for once.
+
+    Returns: float64 (T,) or (T, q) on the device, and how many masks f was asked for.
+    Raises:  EvaluationError if f raises or returns anything but numbers of the device, one or q a
+             mask; or, after the last, if one is not finite.
+    """
+    first, slot = first_rows(plan.row_names())
+    rows = first.sort()[0]
+    starts = range(0, plan.total, batch_size)
+    edges = torch.arange(0, plan.total + batch_size, batch_size, device=rows.device)
+    edges = edges.clamp(max=plan.total)
+    ends = transfers.down(torch.searchsorted(rows, edges)).tolist()
+    answers: Tensor | None = None
+    done = 0
+    try:
+        for start, (begin, end) in zip(starts, pairwise(ends), strict=True):
+            if begin == end:
+                continue
+            asked = rows[begin:end]
+            block = plan.masks(start, min(start + batch_size, plan.total))
+            found = f(unpacked(block[asked - start], plan.n))
+            answers = put(answers, slot[asked], found, len(first), rows.device)
+            done = end
+            if progress is not None:
+                progress(done, len(rows))
+        check(bool(answers.isfinite().all()), "values must be finite")
+    except Exception as cause:
+        paid = rows[:done]
+        kept = [plan.masks(int(row), int(row) + 1) for row in paid]
+        packed = torch.cat([plan.extra[:0], *kept])
+        values = torch.zeros(0) if answers is None else answers[slot[paid]]
+        raise EvaluationError(
+            f"evaluation failed after {done} of {len(rows)} evaluations "
+            f"({type(cause).__name__}: {cause})",
+            masks=bits.unpack(transfers.down(packed), plan.n),
+            values=transfers.down(values).double().numpy(),
+            done=done,
+            total=len(rows),
+        ) from cause
+    return answers[slot], len(rows)
+
+
+def put(answers: Tensor | None, at: Tensor, found: Tensor, count: int, device) -> Tensor:
+    """answers (count,) or (count, q), made by the first, with what was found at `at`."""
+    ok = isinstance(found, Tensor) and found.device == device and found.ndim in (1, 2)
+    what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    check(
+        ok and len(found) == len(at) and (answers is None or found.shape[1:] == answers.shape[1:]),
+        "f must return a tensor on {} of shape ({},) or ({}, q), got {}",
+        *(device, len(at), len(at), what),
+    )
+    if answers is None:
+        answers = torch.zeros(count, *found.shape[1:], dtype=torch.float64, device=device)
+    answers[at] = found.double()
+    return answers
+
+
+def unpacked(masks: Tensor, n: int) -> Tensor:
+    """Packed int64 (T, W) -> bool (T, n), on their device."""
+    feature = torch.arange(n, device=masks.device)
+    return (masks[:, feature // 64] >> feature % 64 & 1).bool()
+
+
+def fit_plan(
+    plan: SamplingPlan,
+    values: Tensor,
+    transfers: Transfers,
+    *,
+    decoder: str = "soft",
+    backend: Backend = "auto",
+) -> list[Fitted]:
+    """spex.fit_plan for each of q outputs, values (q, T), on the device: transformed in one call,
+    each decoded and fitted as it would be alone."""
+    end = plan.total - plan.holdout
+    masks = plan.masks(0, plan.total)
+    held = slice(end, None) if plan.holdout else slice(None)
+    out = []
+    for own, bins in zip(values, alias(values, plan, backend=backend), strict=True):
+        dtype = torch.float32 if bool((own == own.float()).all()) else torch.float64
+        support, coefs = peel(bins, plan, decoder=decoder, dtype=dtype, backend=backend)
+        support, coefs = with_constant(support, coefs, plan.n)
+        if plan.code is not None:
+            coefs = least_squares(masks[:end], own[:end], support)
+            support, coefs = with_low_orders(plan, own, support, coefs)
+        singles, linear = linear_fit(masks[:end], own[:end], plan.n)
+        fits = (support, coefs), (singles, linear)
+        r2, r2_linear = (r_squared(own[held], ops.parity_predict(masks[held], *x)) for x in fits)
+        scores = transfers.down(torch.stack([r2, r2_linear])).tolist()
+        transform = SparseTransform(plan.n, transfers.down(support), transfers.down(coefs))
+        out.append(Fitted(transform, *scores))
+    return out
+
+
+def linear_fit(masks: Tensor, values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Least squares on the constant and the single features: their sets, and coefficients."""
+    feature = torch.arange(n, device=masks.device)
+    support = masks.new_zeros(1 + n, bits.words(n))
+    support[1 + feature, feature // 64] = torch.ones_like(feature) << feature % 64
+    if n <= MOST_LINEAR:
+        return support, least_squares(masks, values, support)
+    x = torch.zeros(1 + n, dtype=torch.float64, device=masks.device)
+    slope = ops.parity_adjoint(masks, support, values)
+    step, size = slope, slope @ slope
+    goal = 1e-24 * size
+    for _ in range(STEPS):
+        if bool(size <= goal):
+            break
+        turned = ops.parity_adjoint(masks, support, ops.parity_predict(masks, support, step))
+        length = size / (step @ turned)
+        x, slope = x + length * step, slope - length * turned
+        before, size = size, slope @ slope
+        step = slope + size / before * step
+    return support, x
+
+
+def r_squared(values: Tensor, fit: Tensor) -> Tensor:
+    """transform.r2, on the device."""
+    spread = values - values.mean()
+    unit = spread.abs().max()
+    score = 1 - ((values - fit) / unit).square().sum() / (spread / unit).square().sum()
+    close = (fit - values).abs() <= 1e-9 * values.abs()
+    return torch.where(values.min() == values.max(), close.all().double(), score)
