@@ -125,6 +125,7 @@ def compare(
         progress=progress,
         known=paid,
     )
+    assert isinstance(other, Explanation)  # f has one output
     masks, values, new = _test_samples(f, plan, paid[0])
     scores = (ex.transform.score(masks, values) for ex in (found, other))
     return Comparison(found.report, other.report, len(masks), new, *scores)

@@ -79,7 +79,7 @@ class Process:
 
     def narrow(self, masks: Tensor) -> Tensor:
         """Packed masks of all features -> of the n here."""
-        if self.features is None:
+        if self.features is None or self.wide is None:
             return masks
         return bits.pack(bits.unpack(masks, self.wide)[:, self.features])
 

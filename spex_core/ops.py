@@ -779,9 +779,9 @@ def tree_fourier(
             from . import native
 
             device = roots.device  # of another than the CPU where "auto" was asked for
-            trees = (x.cpu() for x in (roots, feature, absent, present, value))
+            arrays = [x.cpu() for x in (roots, feature, absent, present, value)]
             group = None if group is None else group.cpu()
-            support, coefs = native.tree_fourier_cpu(*trees, n, group, groups, limit)
+            support, coefs = native.tree_fourier_cpu(*arrays, n, group, groups, limit)  # type: ignore[call-arg]
             return support.to(device), coefs.to(device)
         case _:
             trees = roots, feature, absent, present, value

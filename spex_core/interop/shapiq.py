@@ -137,6 +137,7 @@ class SPEX(Spectral):
             decoder=self.decoder_type,
             seed=seed,
         )
+        assert isinstance(found, Explanation)  # a game has one output
         if self.degree_parameter < asked:
             found.report.warnings.append(
                 f"degree_parameter lowered from {asked} to {self.degree_parameter}: budget "
