@@ -165,13 +165,13 @@ def averaged() -> list[Row]:
 
 
 def summary(rows: list[Row], T: int) -> Row:
-    """The figures that are asked for, over the games that have so many samples; those of auto, over
-    the games that have a line with it."""
+    """The figures that are asked for, over the games that have so many samples; means of R2 and
+    those of auto over the games that have a line with it."""
     rows = [row for row in rows if row["samples"] == T]
     stacked = [row for row in rows if "auto" in row]
     out = {"samples": T, "games": len(rows), "seeds": max(row["seeds"] for row in rows)}
     for key in ("linear", "ours", "gp"):
-        out[key] = mean_of([max(row[key], -1.0) for row in rows])
+        out[key] = mean_of([max(row[key], -1.0) for row in stacked])
     out |= of_auto(stacked) | against_others(rows, T)
     for key in ("gp", "auto"):
         covered = [row[f"{key}_covered"] for row in rows if f"{key}_covered" in row]
@@ -228,7 +228,7 @@ def samples_to_match(rows: list[Row], key: str) -> dict[str, float]:
     """Samples at which `key` reaches the peer's R2 at 1,000, of each game that has so many."""
     pairs = defaultdict(list)
     for row in rows:
-        if "theirs" in row:
+        if "theirs" in row and key in row:
             pair = {"samples": row["samples"], "ours": row[key], "theirs": row["theirs"]}
             pairs[row["game"]].append(pair)
     found = {game: matched(pair) for game, pair in pairs.items()}

@@ -108,13 +108,13 @@ def gp(found: dict) -> Iterator[str]:
     yield f"| samples | games, seeds | {head} | {tail} |"
     yield "|---|---|---|---|---|---|---|"
     for row in found["summary"]:
-        gain, auto, covered = (row[x] for x in ("mean gain capped at 1", "auto", "gp covered"))
+        gain = row["mean gain capped at 1"]
+        scores = " / ".join(f"{row[key]:.3f}" for key in ("linear", "ours", "gp", "auto"))
         yield (
-            f"| {row['samples']:,} | {row['games']}, {row['seeds']} | {row['linear']:.3f} / "
-            f"{row['ours']:.3f} / {row['gp']:.3f} / {f'{auto:.3f}' if auto != '' else '-'} | "
+            f"| {row['samples']:,} | {row['auto games']}, {row['seeds']} | {scores} | "
             f"{row['auto below by over 0.01']} of {row['auto games']} | "
-            f"{f'{gain:+.3f}' if gain != '' else '-'} | "
-            f"{f'{covered:.0%}' if covered != '' else '-'} | {row['gp cpu']:.1f} |"
+            f"{f'{gain:+.3f}' if gain != '' else '-'} | {row['gp covered']:.0%} | "
+            f"{row['gp cpu']:.1f} |"
         )
 
 

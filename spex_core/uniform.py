@@ -17,10 +17,11 @@ from .errors import check, check_int
 from .explanation import Explanation, Report
 from .given import check_samples
 from .gp import GpFit
+from .gp_acquire import CANDIDATES, FEWEST, propose
 from .hierarchy import hierarchy_rates
 from .memory import freed_memory_kept
 from .peel import beyond_rounding, with_constant
-from .plan import SamplingPlan, plan_uniform
+from .plan import SamplingPlan, further_masks, plan_uniform
 from .proxy import ProxyFit
 from .recipe import Answered, Clock, Found, Recipe, feature_names
 from .samples import Samples, distinct, varying
@@ -76,6 +77,15 @@ class UniformRecipe(Recipe):
             budget=self.budget,
             uniform=answered.whole,
         )
+
+    def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
+        """Where the last fit has a process: the masks that would tell it most about single
+        features. Uniform ones for several outputs, and while a feature has not varied yet."""
+        process = None if found is None or isinstance(found, list) else found.process
+        if process is None or process.features is not None:
+            return super().propose(plan, count, found)
+        candidates = further_masks(plan, max(FEWEST, CANDIDATES * count))
+        return propose(process, min(count, len(candidates)), candidates=candidates)
 
 
 def explain_samples(

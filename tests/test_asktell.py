@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import spex_core
-from spex_core import EvaluationError, Patience, plan, resume
+from spex_core import EvaluationError, Patience, gp_acquire, plan, resume
 from spex_core import masks as bits
 from spex_core.asktell import RECIPES
+from spex_core.plan import further_masks
 from spex_core.run import Run
 from spex_core.spex import spex_recipe
 from spex_core.store import Store
 from spex_core.store_manifest import Manifest
 
-N, BUDGET = 12, {"spex": 900, "proxyspex": 40, "gpspex": 24}
+N, BUDGET = 12, {"spex": 900, "proxyspex": 40, "gpspex": 24, "auto": 24}
 
 
 def f(masks: np.ndarray) -> np.ndarray:
@@ -31,7 +32,7 @@ def small(algorithm: str = "spex", **options) -> Run:
 
 def blocking(algorithm: str):
     degree = {"degree": 2} if algorithm == "spex" else {}
-    call = getattr(spex_core, algorithm)
+    call = getattr(spex_core, "explain" if algorithm == "auto" else algorithm)
     return call(f, N, budget=BUDGET[algorithm], seed=3, **degree)
 
 
@@ -262,7 +263,7 @@ def test_bad_plans(options, kind, message) -> None:
 # ---- More ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["spex", "proxyspex"])
+@pytest.mark.parametrize("algorithm", ["spex", "proxyspex", "gpspex"])
 def test_more_masks_after_a_fit(algorithm) -> None:
     run = small(algorithm)
     before = every_mask(run)
@@ -277,6 +278,15 @@ def test_more_masks_after_a_fit(algorithm) -> None:
     assert ex.report.unique == first.report.unique + 40
     assert ex.report.left_out >= first.report.left_out
     assert ex.report.r2 > 0.999
+
+
+def test_a_process_chooses_by_what_it_would_learn() -> None:
+    run = told(plan("gpspex", N, budget=24, seed=2), 1)
+    masks = run.recipe.propose(run.plan, 10, run.fit())
+    candidates = further_masks(run.plan, 512)
+    assert torch.equal(masks, gp_acquire.propose(run.fit().process, 10, candidates=candidates))
+    assert not torch.equal(masks, candidates[:10])
+    assert torch.equal(run.recipe.propose(run.plan, 10, None), candidates[:10])
 
 
 def test_more_than_there_is() -> None:
@@ -327,6 +337,7 @@ def test_a_run_saved_in_part_goes_on(tmp_path) -> None:
 @pytest.mark.parametrize("algorithm", RECIPES)
 def test_resume_knows_the_options(tmp_path, algorithm) -> None:
     options = {"spex": {"decoder": "hard", "degree": 3, "prefix_sharing": True}}
+    options["auto"] = {"degree": 4, "prefix_sharing": True}
     given = options.get(algorithm, {"preset": "default", "degree": 4, "terms": 900})
     run = plan(algorithm, features=["a", "b", *"cdefghijkl"], budget=1200, seed=5, **given)
     run.save(tmp_path / "run")
