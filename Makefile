@@ -36,7 +36,7 @@ bench: .venv/installed .venv-peers/installed build/bench/parity_block build/brow
 bench-gpu: .venv/installed ## measure the kernels on a CUDA device, if there is one, into bench/results/gpu.json
 	$(BIN)/python bench/bench_gpu.py
 
-lint: .venv/lint ## check style, formatting and spelling
+lint: .venv/lint ## check style, types, formatting and spelling
 	git ls-files --cached --others --exclude-standard -z | xargs -0 $(BIN)/pre-commit run --files
 
 format: .venv/lint ## repair formatting and what ruff can fix
@@ -52,7 +52,7 @@ sanitize: build/address/spex_cpp_tests build/thread/spex_cpp_tests ## run the C+
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 clean: ## remove the environments and everything built
-	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist htmlcov .coverage .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 # A browser for the tests of the HTML page; without npm or a network they skip.
 build/browser/tried: tests/browser.py

@@ -1,6 +1,6 @@
 """One value function in two workers against one, on a machine of two cores.
 
-    python bench/bench_workers.py       # a minute on two cores that are otherwise idle
+    python bench/bench_workers.py       # two minutes on two cores that are otherwise idle
 
 A randomly initialised Llama-like model (d = 256, 2 layers, float32) behind `CausalText`: 96
 words, uniform masks, one torch thread for each worker. Evaluated in this process, by one worker and
@@ -30,7 +30,7 @@ from spex_core.values.causal_scorers import LogitDifference
 from spex_core.values.distributed import Distributed
 from spex_core.values.language import CausalText
 
-WORDS, MASKS, ROUNDS = 96, 1000, 2
+WORDS, MASKS, ROUNDS = 96, 4000, 2
 GOAL = 1.7  # one worker over two
 TICKS = os.sysconf("SC_CLK_TCK")
 

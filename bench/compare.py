@@ -29,6 +29,7 @@ from peers import Timed
 from peers_proxy import function, samples
 
 import spex_core
+from spex_core.plan import least_budget
 
 GAMES = (
     *("vit_patches_n16_01", "resnet18_superpixels_n14_01", "sentiment_distilbert_n14_01"),
@@ -59,7 +60,7 @@ def cases() -> Iterator[Row]:
             for method in ON_SAMPLES:
                 if method != "GPSPEX" or budget <= MOST_GP:
                     yield {"method": method} | case
-            if f is not None and budget >= spex_core.plan.least_budget(n, 5):
+            if f is not None and budget >= least_budget(n, 5):
                 yield from ({"method": method} | case for method in ASKING)
     for n in SIZES:
         for method in (*ON_SAMPLES, SLOW):

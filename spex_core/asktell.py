@@ -88,6 +88,6 @@ def resume(folder: str | os.PathLike[str], *, fingerprint: str | None = None) ->
         "resume: {} must be the store of a run, got one of values without a plan",
         folder,
     )
-    recipe = RECIPES[there.algorithm](budget=there.budget, seed=there.seed, **there.options)
+    recipe = RECIPES[str(there.algorithm)](budget=there.budget, seed=there.seed, **there.options)
     fingerprint = there.fingerprint if fingerprint is None else fingerprint
-    return Run(recipe, there.features, store=folder, fingerprint=fingerprint)
+    return Run(recipe, tuple(there.features), store=folder, fingerprint=fingerprint)

@@ -3,7 +3,9 @@ they predict samples left out best."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,9 +96,10 @@ def fit_auto(
 ) -> list[GpFit]:
     """Each output by itself, from members fitted to all outputs at once. Arguments as in fit_gp;
     GPSPEX is a member where gp_memory.affordable says so."""
-    options = {"degree": degree, "terms": terms, "seed": seed, "together": together}
+    options: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed}
+    options["together"] = together
     proxies = fit_default(masks, values, n, **options)
-    processes: list[GpFit | None] = [None] * len(values)
+    processes: Sequence[GpFit | None] = [None] * len(values)
     if affordable(len(masks), n, degree, len(values)):
         processes = fit_gp(masks, values, n, trees=True, **options)
     return [
@@ -132,10 +135,10 @@ def stack(
     used = [(members[name], share) for name, share in shares.items() if share]
     support, coefs = added([(one.support, one.coefs * share) for one, share in used])
     support, coefs = largest(support, coefs, terms)
-    mixed = sum(share * fits[name] for name, share in shares.items())
+    mixed = np.stack([share * fits[name] for name, share in shares.items()]).sum(0)
     scores = ", ".join(f"{name} {r2(truth, fit):.3f}" for name, fit in fits.items())
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
-    shared = process is not None and shares["gpspex"] > 0
+    posterior = None if process is None or not shares["gpspex"] else process.process
     return GpFit(
         support=support,
         coefs=coefs,
@@ -145,14 +148,15 @@ def stack(
         effective=min(sum(share * one.effective for one, share in used), float(len(coefs))),
         note=f"{note}; R2 on samples left out: {scores}",
         predicted=LeftOut(rows, mixed, fits.get("linear", mixed)),
-        stderr=stderr_of(process.process, support, coefs) if shared else None,
-        process=process.process if shared else None,
+        stderr=None if posterior is None else stderr_of(posterior, support, coefs),
+        process=posterior,
     )
 
 
 def left_out(proxy: ProxyFit, process: GpFit | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Samples that both were scored on, and what the members make of them."""
     ours, theirs = proxy.predicted, None if process is None else process.predicted
+    assert ours is not None  # the default recipe says
     if theirs is None:
         return ours.rows, {"linear": ours.linear, "proxyspex": ours.fitted}
     rows, own, other = np.intersect1d(ours.rows, theirs.rows, return_indices=True)

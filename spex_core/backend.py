@@ -58,7 +58,7 @@ def why_not(backend: str) -> str | None:
             return None
         case "cpu":
             try:
-                from . import _cpu  # noqa: F401
+                from . import _cpu  # type: ignore[attr-defined] # noqa: F401
             except ImportError as error:
                 return f"import failed: {error}"
             return None
@@ -76,7 +76,7 @@ def why_not(backend: str) -> str | None:
             return "no CUDA device, and TRITON_INTERPRET was not 1 when triton was imported"
         case "cuda":
             try:
-                from . import _cuda
+                from . import _cuda  # type: ignore[attr-defined]
             except ModuleNotFoundError:
                 return "not built"
             except ImportError as error:
@@ -108,7 +108,7 @@ def interpreted() -> bool:
 def emulated() -> bool:
     """Whether the CUDA kernels were compiled for the host, where they run on CPU tensors: a build
     for tests (SPEX_CUDA=EMULATED in csrc/CMakeLists.txt)."""
-    from . import _cuda
+    from . import _cuda  # type: ignore[attr-defined]
 
     return _cuda.emulated
 

@@ -6,11 +6,13 @@ until all trees of a fit are there.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import _cuda, reference
+from . import _cuda, reference  # type: ignore[attr-defined]
 from .backend import why_not
 from .native_cuda import place
 from .reference_boost import FEATURES, ROWS, Settings, bit_table
@@ -124,7 +126,7 @@ class Grower:
         return self.roots + first, group, feature, absent, present, value, bias
 
 
-def _uniform_masks(rows: int, n: int, **where: int) -> Tensor:
+def _uniform_masks(rows: int, n: int, **where: Any) -> Tensor:
     if why_not("cpu") is None:
         from .native import uniform_masks_cpu
 

@@ -12,9 +12,18 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import backend
+from .cli_options import (
+    BUDGETS,
+    Help,
+    add_algorithm,
+    add_input,
+    add_model,
+    add_quiet,
+    add_shown,
+)
 from .errors import EvaluationError, SpexError, check, check_int
 
 if TYPE_CHECKING:
@@ -22,8 +31,6 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .value_function import ValueFunction
 
-# Unless --budget or --compare says otherwise.
-BUDGETS = {"proxyspex": 2000, "auto": 1000, "spex": 5000}
 OWN = ("command", "run", "folder", "quiet")  # of one call of `spex run`, not of its run
 
 
@@ -95,13 +102,15 @@ def _run(
     from .proxyspex import proxyspex
     from .spex import spex
 
+    algorithm: Any
+    own: dict[str, str]
     algorithm, own = {
         "spex": (spex, {"decoder": args.decoder}),
         "proxyspex": (proxyspex, {"preset": args.preset}),
         "auto": (auto, {}),
     }[args.algorithm]
     with progress(f.unit, quiet=args.quiet, score_every=score_every) as show:
-        return algorithm(
+        found = algorithm(
             f,
             budget=BUDGETS[args.algorithm] if args.budget is None else args.budget,
             degree=args.degree,
@@ -110,6 +119,7 @@ def _run(
             **own,
             **more,
         )
+    return cast("Explanation", found)  # one output
 
 
 def _check_writable(option: str, out: Path) -> None:
@@ -136,7 +146,7 @@ def _check_index(args: argparse.Namespace, n: int) -> None:
     )
 
 
-def _ends_line(f) -> str:
+def _ends_line(f: ValueFunction) -> str:
     import numpy as np
 
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
@@ -273,15 +283,6 @@ def demo(args: argparse.Namespace) -> None:
 # ---- Options -------------------------------------------------------------------------------------
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each default but None, False and "", which the help text explains."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, ""):
-            return action.help
-        return super()._get_help_string(action)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spex",
@@ -294,13 +295,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Which words of a text, or which attention heads of a model, alone and "
         "together, make the model's output. Without options: the similarity that the MiniLM "
         "sentence encoder sees between a question and an example passage.",
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     command.set_defaults(run=explain)
-    _add_input(command.add_argument_group("what to explain"))
-    _add_model(command.add_argument_group("the model"))
+    add_input(command.add_argument_group("what to explain"))
+    add_model(command.add_argument_group("the model"))
     how, shown = (command.add_argument_group(title) for title in ("how", "what to show"))
-    _add_algorithm(how)
+    add_algorithm(how)
     how.add_argument(
         "--compare",
         type=int,
@@ -308,31 +309,31 @@ def _parser() -> argparse.ArgumentParser:
         default=BUDGETS["spex"],
         help="with proxyspex: masks for SPEX on the same input, shown beside it; 0 for none",
     )
-    _add_shown(shown)
+    add_shown(shown)
     shown.add_argument(
         "--out", type=Path, metavar="FILE.npz", default="spex-result.npz", help="the result"
     )
-    _add_quiet(shown)
+    add_quiet(shown)
     _add_runs(commands)
     command = commands.add_parser(
         "report",
         help="show a saved result, and write it as an HTML page",
         description="Print a result of `spex explain` or Explanation.save again, with any index; "
         "with --html write one page that needs no network: features, interactions, the report.",
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     command.set_defaults(run=report)
     add = command.add_argument
     add("file", type=Path, metavar="FILE.npz", help="the result")
     add("--html", type=Path, metavar="OUT.html", help="the page")
     add("--title", help="of the page; else the name of the file")
-    _add_shown(command)
+    add_shown(command)
     command = commands.add_parser(
         "demo",
         help="explain words, attention heads and training rows, and write a report",
         description="Three explanations of real data, each in a minute or two: the words of a "
         "passage, the attention heads of MiniLM, groups of training rows of a classifier.",
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     command.set_defaults(run=demo)
     add = command.add_argument
@@ -348,148 +349,35 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         help="as explain, in a directory from which it goes on after whatever stops it",
         description="As `spex explain`, without the comparison, with every value on disk in DIR: "
         "the same command, or `spex resume DIR`, goes on from there and asks for no mask twice.",
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     command.set_defaults(run=run)
     command.add_argument("folder", type=Path, metavar="DIR", help="new, or of the same run")
-    _add_input(command.add_argument_group("what to explain"))
-    _add_model(command.add_argument_group("the model"))
-    _add_algorithm(command.add_argument_group("how"))
+    add_input(command.add_argument_group("what to explain"))
+    add_model(command.add_argument_group("the model"))
+    add_algorithm(command.add_argument_group("how"))
     shown = command.add_argument_group("what to show")
-    _add_shown(shown)
-    _add_quiet(shown)
+    add_shown(shown)
+    add_quiet(shown)
     add = command.add_argument_group("failures and progress").add_argument
     add("--retries", type=int, default=2, help="further attempts of a pack that fails")
     add("--wait", type=float, default=1.0, help="seconds before the first, then doubled")
     add("--timeout", type=float, help="seconds that a pack may take; else any")
     add("--score-every", type=float, metavar="S", help="seconds between fits on the way, for R2")
 
-    command = commands.add_parser("resume", help="go on with a run", formatter_class=_Help)
+    command = commands.add_parser("resume", help="go on with a run", formatter_class=Help)
     command.set_defaults(run=resume)
     command.add_argument("folder", type=Path, metavar="DIR", help="of `spex run`")
-    _add_quiet(command)
+    add_quiet(command)
 
-    command = commands.add_parser("status", help="how far a run is", formatter_class=_Help)
+    command = commands.add_parser("status", help="how far a run is", formatter_class=Help)
     command.set_defaults(run=status)
     command.add_argument("folder", type=Path, metavar="DIR", help="of a run, or a store")
     command.add_argument("--fit", action="store_true", help="fit what is there, and report")
 
     command = commands.add_parser(
-        "export", help="masks and values of a run, as Parquet", formatter_class=_Help
+        "export", help="masks and values of a run, as Parquet", formatter_class=Help
     )
     command.set_defaults(run=export)
     command.add_argument("folder", type=Path, metavar="DIR", help="of a run, or a store")
     command.add_argument("file", type=Path, metavar="FILE.parquet", help="to write")
-
-
-def _add_input(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--text", metavar="FILE", help="UTF-8 passage, or - for standard input; else an example")
-    add(
-        "--task",
-        choices=["similarity", "classify", "label", "answer"],
-        default="similarity",
-        help="the output: similarity to --question; logit of class --target over the others, or "
-        "over --against; logit of --target over that of --against as the next token; "
-        "log-probability of the answer --target",
-    )
-    add("--question", help="what to compare the text with; the example has one")
-    add("--target", help="a class (else the one that the model sees), a token, or an answer")
-    add("--against", metavar="TARGET", help="another class or token")
-    add("--prefix", default="", help="text before, always there")
-    add("--suffix", default="", help="text after, always there")
-    add(
-        "--units",
-        choices=["words", "sentences", "paragraphs"],
-        default="words",
-        help="what a feature is",
-    )
-    add(
-        "--mask",
-        metavar="HOW",
-        default="remove",
-        help="what becomes of absent ones: remove, hide (from attention), replace (by the model's "
-        "mask token), or a token to put in their place, as [UNK]",
-    )
-    add("--truncate", action="store_true", help="cut a text that is too long for the model")
-    add(
-        "--heads",
-        action="store_true",
-        help="features are the attention heads: on --text, or without it on pairs of sentences",
-    )
-    add(
-        "--pairs",
-        metavar="FILE",
-        help="for --heads: lines of two sentences and 1 or 0 for related or not, tab-separated; "
-        "else an example",
-    )
-
-
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--model", help="a transformers folder, or a name on the hub; else MiniLM")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of it")
-    add("--device", default="cpu", help="where it runs, as cuda")
-    add("--tokens", type=int, help="in one forward pass at most; else what suits the device")
-    _add_server(group)
-
-
-def _add_server(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--server",
-        metavar="URL",
-        help="one that has --model, as http://localhost:8000/v1; for --task label and answer",
-    )
-    add(
-        "--api",
-        default="completions",
-        help="of the server: completions (OpenAI's), vllm, vllm-scoring, sglang or sglang-score",
-    )
-    add(
-        "--logprobs",
-        type=int,
-        default=5,
-        help="likeliest tokens that completions gives; a label that is none of them has a bound",
-    )
-    add("--tokenizer", help="of a served model: a folder, or a name on the hub; else --model")
-    add(
-        "--key",
-        metavar="VARIABLE",
-        help="environment variable with the server's key; else OPENAI_API_KEY, if it is set",
-    )
-    add("--concurrency", type=int, default=16, help="requests to the server at a time")
-    add("--most-requests", type=int, help="to send to the server, repeated ones included")
-    add("--most-tokens", type=int, help="to send to the server, and to be generated by it")
-
-
-def _add_algorithm(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--algorithm",
-        choices=list(BUDGETS),
-        default="proxyspex",
-        help="finds the interactions; auto stacks proxyspex with a Gaussian process",
-    )
-    add(
-        "--budget",
-        type=int,
-        help="masks that the model may be asked at most; else "
-        + ", ".join(f"{budget} for {name}" for name, budget in BUDGETS.items()),
-    )
-    add("--preset", choices=["default", "paper"], default="default", help="of proxyspex")
-    add("--decoder", choices=["soft", "hard"], default="soft", help="of spex, for its BCH code")
-    add("--degree", type=int, default=5, help="most features in one Fourier term")
-    add("--seed", type=int, default=0, help="of the masks; same seed, same result")
-    add("--threads", type=int, help="CPU threads; else as many as torch uses")
-
-
-def _add_shown(group: argparse._ActionsContainer) -> None:
-    add = group.add_argument
-    add("--index", default="FBII", help="interaction index, such as Fourier, SV, SII, FSII")
-    add("--order", type=int, help="most features in one interaction; else what the index means")
-    add("--top", type=int, default=20, help="interactions to print")
-
-
-def _add_quiet(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--quiet", action="store_true", help="no progress")

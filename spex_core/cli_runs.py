@@ -121,5 +121,6 @@ def export(folder: Path, out: Path) -> int:
     values = values_of(folder)
     if values is None:
         recorded(folder)  # or an error
-    check(values is not None, "spex export: {} has no values yet", folder)
+    if values is None:
+        raise ValueError(f"spex export: {folder} has no values yet")
     return export_parquet(Store.open(values), out)

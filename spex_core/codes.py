@@ -140,7 +140,7 @@ def generator(m: int, t: int) -> int:
     """The generator polynomial over GF(2), as an integer: the product of x - alpha**e over the
     roots."""
     exp, log = field(m)
-    poly = np.array([1], np.int32)  # highest degree first
+    poly: np.ndarray = np.array([1], np.int32)  # highest degree first
     for e in roots(m, t):
         times = np.where(poly > 0, exp[log[poly] + e], 0)
         poly = np.append(poly, 0) ^ np.append(0, times).astype(np.int32)

@@ -4,7 +4,6 @@ that it has not seen."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
-from .evaluate import Progress, evaluate
+from .evaluate import evaluate
 from .explanation import Explanation, Report
 from .plan import SamplingPlan, plan_spex
+from .progress import Progress
 from .spex import spex
-from .value_function import ValueFunction
+from .value_function import Answers, ValueFunction
 
 
 class Recorder(ValueFunction):
@@ -33,7 +33,7 @@ class Recorder(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.f.cost(masks)
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         with contextlib.closing(self.f.stream(masks)) as packs:
             for rows, values in packs:
                 self.calls.append((masks[torch.from_numpy(rows)], values))
@@ -125,6 +125,7 @@ def compare(
         progress=progress,
         known=paid,
     )
+    assert isinstance(other, Explanation)  # f has one output
     masks, values, new = _test_samples(f, plan, paid[0])
     scores = (ex.transform.score(masks, values) for ex in (found, other))
     return Comparison(found.report, other.report, len(masks), new, *scores)

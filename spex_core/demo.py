@@ -8,15 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from .compare import Recorder, compare, rival_plan
 from .errors import MissingExtra
-from .evaluate import Progress
 from .explanation import Explanation
+from .progress import Progress
 from .proxyspex import proxyspex
+from .value_function import ValueFunction
+
+if TYPE_CHECKING:
+    from .values.training import FitAndScore
 
 QUESTION = "Which needle was used to sample the breast mass?"
 
@@ -97,7 +102,7 @@ def words(
 
     f = Recorder(text := TextSimilarity(example_passage(), QUESTION))
     nothing, everything = text(np.array([[False] * f.n, [True] * f.n]))
-    ex = proxyspex(f, budget=budget, seed=seed, progress=progress)
+    ex = _explained(f, budget, seed, progress)
     both = compare(f, ex, rival_plan(f, ex, rival, 5), progress=progress)
     lines = (
         f"question: {QUESTION}",
@@ -136,7 +141,7 @@ def heads(budget: int = 600, *, seed: int = 0, progress: Progress | None = None)
     pairs, related = sentence_pairs()
     f = sentence_heads(pairs, related, threads=torch.get_num_threads())
     nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
-    ex = proxyspex(f, budget=budget, seed=seed, progress=progress)
+    ex = _explained(f, budget, seed, progress)
     lines = (
         f"value:   mean cosine of {sum(related)} related pairs minus that of "
         f"{len(related) - sum(related)} unrelated ones",
@@ -146,6 +151,11 @@ def heads(budget: int = 600, *, seed: int = 0, progress: Progress | None = None)
         f"“{pairs[0][1]}”",
     )
     return Demo("The attention heads of MiniLM: telling related sentences from others", lines, ex)
+
+
+def _explained(f: ValueFunction, budget: int, seed: int, progress: Progress | None) -> Explanation:
+    """What ProxySPEX makes of a value function of one output."""
+    return cast(Explanation, proxyspex(f, budget=budget, seed=seed, progress=progress))
 
 
 def sentence_pairs() -> tuple[list[tuple[str, str]], list[bool]]:
@@ -173,7 +183,7 @@ def training(
     score, groups, names = digits_by_group()
     with TrainingGroups(score, groups, features=names, workers=workers) as f:
         nothing, everything = f(np.array([[False] * f.n, [True] * f.n]))
-        ex = proxyspex(f, budget=budget, seed=seed, progress=progress)
+        ex = _explained(f, budget, seed, progress)
     lines = (
         f"value:   mean probability of the right digit for {len(score.y_test)} images held out",
         f"         {everything:.4f} trained on all {len(groups)} images, {nothing:.4f} on none "
@@ -183,7 +193,7 @@ def training(
     return Demo("Training data: what groups of handwritten digits teach a classifier", lines, ex)
 
 
-def digits_by_group(parts: int = 3) -> tuple[object, np.ndarray, Sequence[str]]:
+def digits_by_group(parts: int = 3) -> tuple[FitAndScore, np.ndarray, Sequence[str]]:
     """Train-and-score of a classifier of digits, the group of each training image (its digit, and a
     part of those at random), and the names of the groups."""
     from .values.training import FitAndScore, even_groups, right_class_probability

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
+from typing import Any
 
 
 class SpexError(Exception):
@@ -25,21 +27,30 @@ class EvaluationError(SpexError, RuntimeError):
         done: how many evaluations this run made. total: how many it meant to make.
     """
 
-    def __init__(self, message, *, masks=None, values=None, done, total, paid=None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        masks: Any = None,
+        values: Any = None,
+        done: int,
+        total: int,
+        paid: Callable[[], tuple[Any, Any]] | None = None,
+    ):
         super().__init__(message)
         self._paid = paid or (lambda: (masks, values))
         self.done, self.total = done, total
 
     @functools.cached_property
-    def known(self):
+    def known(self) -> tuple[Any, Any]:
         return self._paid()
 
     @property
-    def masks(self):
+    def masks(self) -> Any:
         return self.known[0]
 
     @property
-    def values(self):
+    def values(self) -> Any:
         return self.known[1]
 
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class Meter:
         if self.score is not None and now >= self.due:
             self.r2 = self.score()
             took, now = time.perf_counter() - now, time.perf_counter()
-            self.due = now + max(self.watching.score_every, 9 * took)
+            self.due = now + max(self.watching.score_every or 0.0, 9 * took)
         self.watching.show(
             Status(
                 *(self.spent, self.work, self.unit, now - self.start),
@@ -152,7 +152,7 @@ def failure(ledger: Ledger, cause: BaseException, done: int, total: int) -> Eval
 
 def _patiently(
     f: SetFunction | ValueFunction, ledger: Ledger, batch_size: int, patience: Patience
-) -> Iterator[tuple[Part, np.ndarray, int]]:
+) -> Generator[tuple[Part, np.ndarray, int], None, None]:
     """What f says, with its cost; after a failure, what is still missing is asked for again."""
     failures = 0
     while (owed := ledger.owed()).any():
@@ -224,7 +224,7 @@ async def ask_async(
     batch_size: int,
     concurrency: int,
     patience: Patience = ONCE,
-) -> AsyncIterator[tuple[np.ndarray, np.ndarray]]:
+) -> AsyncGenerator[tuple[np.ndarray, np.ndarray], None]:
     """The same of a coroutine function, so many calls at a time: (masks, values) of each call, as
     they are done and in the ledger.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from .store import Store
 from .uniform import UniformRecipe, explain_values, least_masks
 from .value_function import ValueFunction
 
-NAMED = {"proxyspex": proxyspex, "gpspex": gpspex, "spex": spex}
+NAMED: dict[str, Callable[..., Found]] = {"proxyspex": proxyspex, "gpspex": gpspex, "spex": spex}
 PILOT, MOST_PILOT = 0.2, 2000  # share of the budget, and masks, that decide whether SPEX is tried
 GOOD = 0.8  # R2 of the pilot from which it is not
 GAIN = 0.02  # of R2, on the pilot, for which it is preferred to the stack
@@ -89,7 +90,7 @@ def explain(
         "explain: algorithm must be 'auto', 'proxyspex', 'gpspex' or 'spex', got {!r}",
         algorithm,
     )
-    asked = {"batch_size": batch_size, "progress": progress, "patience": patience}
+    asked: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "patience": patience}
     if algorithm != "auto":
         sharing = prefix_sharing or (None if algorithm == "spex" else False)
         options = {"budget": budget, "degree": degree, "seed": seed, "prefix_sharing": sharing}
@@ -134,13 +135,12 @@ def with_pilot(
         whole = Run(stack, names, known=joined(known, first))
         whole.evaluate(f, **asked)
         found = whole.fit()
-        several = isinstance(found, list)
         before = first.counts["evaluated"]  # which are known to the second run
         more = [
             reported(ex, used=ex.report.used + before, cached=ex.report.cached - before)
-            for ex in (found if several else [found])
+            for ex in (found if isinstance(found, list) else [found])
         ]
-        return more if several else more[0]
+        return more if isinstance(found, list) else more[0]
     return or_spex(stack, f, names, first, known, asked)
 
 
@@ -164,6 +164,7 @@ def or_spex(
     second = Run(recipe, names, known=joined(known, first))
     second.evaluate(f, **asked)
     ex, before = second.fit(), first.counts
+    assert isinstance(ex, Explanation)  # f has one output
     cost = {
         "used": ex.report.used + before["evaluated"],
         "asked": ex.report.asked + before["asked"],
@@ -173,8 +174,9 @@ def or_spex(
     if score < GOOD:
         own = second.samples()
         rows, numbers = (torch.cat(pair) for pair in zip((masks, values), own, strict=True))
-        how = {"budget": stack.budget, "uniform": True}
+        how: dict[str, Any] = {"budget": stack.budget, "uniform": True}
         both = explain_values(stack.algorithm, rows, numbers, names, Clock(), **how)
+        assert isinstance(both, Explanation)
         if both.report.r2 >= score - GAIN:
             plan = f"{both.report.plan}; {why}"
             return reported(both, plan=plan, **cost)
@@ -190,8 +192,9 @@ def joined(known: Known | None, first: Run) -> Known:
         return own
     if not isinstance(known, tuple):
         known = (known if isinstance(known, Store) else Store.open(known)).known()
-    return tuple(np.concatenate([np.asarray(x), y]) for x, y in zip(known, own, strict=True))
+    before = np.asarray(known[0]), np.asarray(known[1])
+    return np.concatenate([before[0], own[0]]), np.concatenate([before[1], own[1]])
 
 
-def reported(ex: Explanation, **changes: object) -> Explanation:
+def reported(ex: Explanation, **changes: Any) -> Explanation:
     return dataclasses.replace(ex, report=dataclasses.replace(ex.report, **changes))

@@ -115,7 +115,7 @@ GOALS = ("maximize", "minimize")
 
 
 def recall_at_k(
-    truth: Mapping[Sequence[int], float], found: Mapping[Sequence[int], float], k: int
+    truth: Mapping[tuple[int, ...], float], found: Mapping[tuple[int, ...], float], k: int
 ) -> float:
     """The share of the k largest true interactions that are among the k largest found.
 
@@ -189,7 +189,7 @@ def r2_by_sparsity(
     return {k: scores[k] for k in counts}
 
 
-def _largest(values: Mapping[Sequence[int], float], k: int) -> set[tuple[int, ...]]:
+def _largest(values: Mapping[tuple[int, ...], float], k: int) -> set[tuple[int, ...]]:
     """The k sets of largest |value|; equal ones by size, then by features."""
     sets = [(tuple(sorted(set_)), value) for set_, value in values.items() if len(set_) and value]
     sets.sort(key=lambda item: (-abs(item[1]), len(item[0]), item[0]))

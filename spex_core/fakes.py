@@ -7,6 +7,7 @@ A size that depends on values is a new symbol, `some()`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def flat_boost(
     masks: Tensor, values: Tensor, n: int, *, stages: Sequence[int] | None = None, **options
 ) -> Call:
     default = {"trees": 100, "depth": 5, "leaves": 31, "min_leaf": 20, "rate": 0.1, "l2": 0.0}
-    each = default | {"row_share": 1.0, "feature_share": 1.0}
+    each: dict[str, Any] = default | {"row_share": 1.0, "feature_share": 1.0}
     for name, value in each.items():
         given = options.pop(name, value)
         each[name] = list(given) if isinstance(given, (list, tuple)) else [given]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def not_finite(values: np.ndarray, finite: np.ndarray) -> ValueError:
     )
 
 
-def _array(numbers: object) -> np.ndarray:
+def _array(numbers: Any) -> np.ndarray:
     """A tensor of any kind and device, or what NumPy can make an array of."""
     if isinstance(numbers, Tensor):
         numbers = numbers.detach().cpu()

@@ -262,8 +262,8 @@ def predictions(
     mean, stderr = fitted.predict(unseen)
     kept, coefs, _ = spectrum(fitted, terms, problem.recipe.candidates)
     coefs[0] += fitted.mean
-    straight = mixture_of(one.priors, {"linear": 1.0})
-    straight = posterior(problem.n, masks, y, straight, linear_level)
+    linear = mixture_of(one.priors, {"linear": 1.0})
+    straight = posterior(problem.n, masks, y, linear, linear_level)
     line, line_stderr = straight.predict(unseen)
     return {
         "rows": outside.numpy(),

@@ -51,8 +51,10 @@ class Process:
         """The same for masks of n features, of which `features` are those here, and values times
         2**power."""
         mean, unit = np.ldexp([self.mean, self.unit], power).tolist()
-        wide = {} if len(features) == n else {"wide": n, "features": features}
-        return dataclasses.replace(self, mean=mean, unit=unit, **wide)
+        process = dataclasses.replace(self, mean=mean, unit=unit)
+        if len(features) == n:
+            return process
+        return dataclasses.replace(process, wide=n, features=features)
 
     def predict(
         self, masks: np.ndarray | Tensor, *, stderr: bool = True
@@ -77,7 +79,7 @@ class Process:
 
     def narrow(self, masks: Tensor) -> Tensor:
         """Packed masks of all features -> of the n here."""
-        if self.features is None:
+        if self.features is None or self.wide is None:
             return masks
         return bits.pack(bits.unpack(masks, self.wide)[:, self.features])
 
@@ -155,8 +157,8 @@ def missed_share(process: Process, coefs: Tensor) -> float:
     """
     mixture = process.mixture
     total = float(energy_by_order(mixture, process.masks, process.dual)[1:].sum())
-    if len(listed := listed_terms(mixture).sets):
-        listed = Terms(process.n, listed)
+    if len(sets := listed_terms(mixture).sets):
+        listed = Terms(process.n, sets)
         both, prior = process.coefs(listed)
         alone = sum(
             (share * part.variance(listed) for part, share in kernels_of(mixture)),

@@ -25,7 +25,7 @@ def hierarchy_rates(transform: SparseTransform, k: int | None = None) -> dict[st
     if k is None:
         k = _holding_most(transform)
     there = set(transform.top(k)) | {()}
-    climbed = {()}
+    climbed: set[tuple[int, ...]] = {()}
     direct = 0.0
     for term in sorted(there, key=len)[1:]:
         below = [term[:i] + term[i + 1 :] for i in range(len(term))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from .errors import check
 from .value_function import ValueFunction
 
 if TYPE_CHECKING:
-    from .values.encoders import Encoder
+    from .values.encoders import Encoder, Output
     from .values.language import CausalText
     from .values.served import Scored, ServedText
     from .values.text import EncoderText
@@ -56,7 +56,7 @@ def value_function(args: argparse.Namespace) -> tuple[ValueFunction, list[str]]:
         return f, lines
     from .values.heads import text_heads
 
-    parts = text_heads(f, threads=torch.get_num_threads())
+    parts = text_heads(cast("EncoderText | CausalText", f), threads=torch.get_num_threads())
     return parts, [*lines, f"features: {parts.n} attention heads; the text is whole"]
 
 
@@ -92,7 +92,7 @@ def _similarity(args: argparse.Namespace) -> tuple[EncoderText, str]:
     return f, f"similarity to “{args.question}”"
 
 
-def _model_output(args: argparse.Namespace) -> tuple[EncoderText | CausalText, str]:
+def _model_output(args: argparse.Namespace) -> tuple[EncoderText | CausalText | ServedText, str]:
     from .values.loading import is_decoder
 
     if args.task != "classify":
@@ -105,7 +105,7 @@ def _causal(args: argparse.Namespace) -> tuple[CausalText | ServedText, str]:
     from .values.language import CausalText, load_causal
 
     if args.task == "label":
-        scorer = LogitDifference(args.target, args.against)
+        scorer: LogitDifference | AnswerLogprob = LogitDifference(args.target, args.against)
         asked = f"logit of “{args.target}” minus that of “{args.against}”, next"
     else:
         scorer = AnswerLogprob(args.target)
@@ -141,7 +141,7 @@ def _causal_class(args: argparse.Namespace) -> tuple[CausalText, str]:
     else:
         label = class_number(_label(args.target, classes), classes)
     if args.against is None:
-        scorer = ClassMargin(label)
+        scorer: ClassMargin | ClassLogit = ClassMargin(label)
     else:
         scorer = ClassLogit(label, _label(args.against, classes))
     f = CausalText(model, tokenizer, text, scorer, **options)
@@ -183,7 +183,7 @@ def _margin(classes: tuple[str, ...], label: int, against: str | None) -> str:
     return f"logit of the class “{classes[label]}” minus {rest}"
 
 
-def _encoder(args: argparse.Namespace, output: str) -> Encoder:
+def _encoder(args: argparse.Namespace, output: Output) -> Encoder:
     from .values.text import load_encoder, load_minilm
 
     if args.model is None:

@@ -75,8 +75,9 @@ class Keep:
 
     def ready(self, masks: Tensor) -> Ready | None:
         """What makes `append` faster with parts of these masks, unless it takes much memory."""
-        small = self.store is not None and masks.numel() <= READY
-        return self.store.ready(masks) if small else None
+        if self.store is None or masks.numel() > READY:
+            return None
+        return self.store.ready(masks)
 
     def append(self, masks: Tensor, values: np.ndarray, ready: Ready | None = None) -> None:
         """Raises: OSError; the values are then kept in memory, and the next call tries again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +51,9 @@ class Ledger:
     """
 
     def __init__(self, plan: SamplingPlan, *, many: bool = False, keep: Keep | None = None):
-        self.many, self.keep = many, keep
-        self.values: np.ndarray | None = None
+        self.many = many
+        self.keep: Any = keep
+        self.values: Any = None
         self.cached = self.evaluated = self.failed = self.repeated = self.contrary = 0
         self._known: Known | None = None
         self._begin(plan)

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST_MMAP_THRESHOLD = 32 << 20  # to which glibc raises its own as programs free large blocks
@@ -31,9 +31,9 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 @functools.cache
-def _mallopt():
+def _mallopt() -> Callable[[int, int], int]:
     """glibc's, or what does nothing."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not (hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version")):
+    if libc is None or not (hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version")):
         return lambda *_: 0
     return libc.mallopt

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _cpu
+from . import _cpu  # type: ignore[attr-defined]
 from .codes import BchCode
 from .reference_inference import offsets
 

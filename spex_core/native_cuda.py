@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from . import _cuda
+from . import _cuda  # type: ignore[attr-defined]
 from .codes import BchCode
 from .errors import check
 

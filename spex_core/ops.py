@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -668,7 +668,7 @@ def boost(
         check(length in (1, fits), "boost: {} must be for 1 or {} fits, got {}", name, fits, length)
     stages = [max(each["trees"])] if stages is None else list(stages)
     stages = [check_int("boost: stages", stage, 0, 2**31 - 1) for stage in stages]
-    ascending = stages and all(a < b for a, b in pairwise(stages))
+    ascending = bool(stages) and all(a < b for a, b in pairwise(stages))
     check(ascending, "boost: stages must be ascending, got {}", stages)
     seed = check_int("boost: seed", seed, 0, 2**64 - 1)
 
@@ -689,9 +689,14 @@ def boost(
             found = boost_cuda(masks, values, n, bags, watch, settings, stages, seed)
         case _:
             given = masks.cpu(), values.cpu(), n, bags.cpu(), watch.cpu()
-            found = reference_boost.boost(*given, settings, stages, seed)
-            found = [x.to(masks.device) for x in found]
+            made = reference_boost.boost(*given, settings, stages, seed)
+            found = tuple(x.to(masks.device) for x in made)
     return Boosted(*found)
+
+
+def _listed(given: Any) -> list[Any]:
+    """A setting for each fit, or one for all."""
+    return list(given) if hasattr(given, "__len__") else [given]
 
 
 def _boost_settings(
@@ -701,17 +706,17 @@ def _boost_settings(
     least = {"trees": 0, "leaves": 2}
     each: dict[str, list] = {}
     for name, given in counts.items():
-        listed = list(given) if hasattr(given, "__len__") else [given]
-        each[name] = [check_int(f"boost: {name}", x, least.get(name, 1), 2**31 - 1) for x in listed]
-    for name, given in shares.items():
-        each[name] = [float(x) for x in (given if hasattr(given, "__len__") else [given])]
+        low = least.get(name, 1)
+        each[name] = [check_int(f"boost: {name}", x, low, 2**31 - 1) for x in _listed(given)]
+    for name, share in shares.items():
+        each[name] = [float(x) for x in _listed(share)]
         for x in each[name]:
             if name == "l2":
                 check(0 <= x < math.inf, "boost: l2 must be finite and not negative, got {}", x)
             else:
                 check(0 < x <= 1, "boost: {} must be in (0, 1], got {}", name, x)
     for name, listed in each.items():
-        check(listed, "boost: {} must not be empty", name)
+        check(len(listed) > 0, "boost: {} must not be empty", name)
     return each
 
 
@@ -774,9 +779,9 @@ def tree_fourier(
             from . import native
 
             device = roots.device  # of another than the CPU where "auto" was asked for
-            trees = (x.cpu() for x in (roots, feature, absent, present, value))
+            arrays = [x.cpu() for x in (roots, feature, absent, present, value)]
             group = None if group is None else group.cpu()
-            support, coefs = native.tree_fourier_cpu(*trees, n, group, groups, limit)
+            support, coefs = native.tree_fourier_cpu(*arrays, n, group, groups, limit)  # type: ignore[call-arg]
             return support.to(device), coefs.to(device)
         case _:
             trees = roots, feature, absent, present, value

@@ -538,9 +538,7 @@ def _check_float(
     check_device(op, name, x, "the others", beside)
 
 
-def _check_like(
-    op: str, name: str, x: Tensor | None, other_name: str, other: Tensor, skip: int
-) -> None:
+def _check_like(op: str, name: str, x: Tensor, other_name: str, other: Tensor, skip: int) -> None:
     """The dtype of `other`, and its shape without the first `skip` axes."""
     shape = tuple(other.shape[skip:])
     _check_float(op, name, x, shape, other)

@@ -14,9 +14,9 @@ import math
 import string
 import struct
 import zlib
-from importlib import resources
 from itertools import pairwise
 from math import comb
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ MOST_BYTES = 950_000  # of a page
 MOST_FEATURES = 2000  # that it shows
 MOST_SETS = 400_000  # that it sums over, which bounds the order
 MOST_ORDER = 4
+TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("spectrum.js", "features.js", "arcs.js", "table.js", "report.js", "page.js")
 
 # What a value says, in a line under the choice of the index.
@@ -238,7 +239,7 @@ def _runs(row: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _template(name: str) -> str:
-    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _template_bytes() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ _random = random.Random()  # not that of the user
 END = object()
 
 
-def timed(items: Iterator[Any], seconds: float | None) -> Iterator[Any]:
+def timed(items: Iterator[Any], seconds: float | None) -> Generator[Any, None, None]:
     """The same items, each waited for so long at most.
 
     Raises: TimeoutError. The iterator, which is asked in a thread of its own where there is a

@@ -227,7 +227,8 @@ class Problem:
     def blend(self, mixture: dict[str, float], k: int | None = None) -> np.ndarray:
         """The mixture of the priors: float64 (S,)."""
         priors = self.priors(k)
-        return sum(share * priors[name] for name, share in mixture.items() if share)
+        zero = np.zeros(())
+        return sum((share * priors[name] for name, share in mixture.items() if share), zero)
 
     def folds(self, few: int) -> range:
         """The folds to look at: all of a small problem, else a few."""

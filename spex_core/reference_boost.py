@@ -65,7 +65,9 @@ def boost(
 
 def joined(forests: list[Forest], bias: list[float]) -> tuple[Tensor, ...]:
     """The fields of ops.Boosted but the last: nodes numbered through, a fit's before the next's."""
-    roots, group, nodes = [], [], []
+    roots: list[int] = []
+    group: list[int] = []
+    nodes: list[tuple[int, int, int, float]] = []
     for j, forest in enumerate(forests):
         first = len(nodes)
         roots += [first + root for root in forest.roots]
@@ -113,7 +115,7 @@ def boost_one(
         features = draw(bits.shape[1], feature_share, seed, FEATURES, index, tree)
         allowed = np.isin(np.arange(bits.shape[1]), features)
         add_tree(forest, bits, residual, fitted, allowed, most, settings)
-    scaled = [(*links, float(np.ldexp(value, exponent))) for *links, value in forest.nodes]
+    scaled = [(a, b, c, float(np.ldexp(value, exponent))) for a, b, c, value in forest.nodes]
     return Forest(forest.roots, scaled), float(np.ldexp(bias, exponent)), staged
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from .errors import check, check_int
 
 KEPT = -1  # the label of what belongs to no feature and is always there
 
-Regions = tuple[int, int] | np.ndarray | Tensor
+Regions: TypeAlias = "tuple[int, int] | np.ndarray | Tensor"
 
 
 def owners(where: str, labels: object) -> tuple[np.ndarray, tuple[str, ...]]:

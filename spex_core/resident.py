@@ -147,6 +147,7 @@ def evaluate(
             done = end
             if progress is not None:
                 progress(done, len(rows))
+        assert answers is not None  # a plan has a mask at least
         check(bool(answers.isfinite().all()), "values must be finite")
     except Exception as cause:
         paid = rows[:done]
@@ -164,7 +165,9 @@ def evaluate(
     return answers[slot], len(rows)
 
 
-def put(answers: Tensor | None, at: Tensor, found: Tensor, count: int, device) -> Tensor:
+def put(
+    answers: Tensor | None, at: Tensor, found: Tensor, count: int, device: torch.device
+) -> Tensor:
     """answers (count,) or (count, q), made by the first, with what was found at `at`."""
     ok = isinstance(found, Tensor) and found.device == device and found.ndim in (1, 2)
     what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

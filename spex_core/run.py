@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from .evaluate import AsyncFunction, SetFunction, Shown, ask, ask_async, batches
 from .explanation import Explanation
 from .given import not_finite, numbers_of
 from .keep import Keep
-from .ledger import Ledger, Part
+from .ledger import Ledger
 from .patience import Patience
 from .plan import SamplingPlan
 from .recipe import Answered, Clock, Found, Recipe
@@ -48,6 +49,7 @@ class Run:
         fingerprint: str | None = None,
         known: Known | None = None,
     ):
+        recipe = recipe if store is None else recipe.with_store()
         self.recipe, self.features = recipe, features
         self.fingerprint = fingerprint
         self._clock = Clock()
@@ -66,7 +68,7 @@ class Run:
             self._ledger = Ledger(plan, many=recipe.many, keep=keep)
         if known is not None:
             self._take(known)
-        self._last: Part | None = None  # the batch handed out last
+        self._last: Any = None  # a Part, the batch handed out last
 
     @property
     def manifest(self) -> Manifest:
@@ -91,7 +93,7 @@ class Run:
         return self._ledger.missing
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """asked: rows of the plan. unique: distinct masks among them. cached: those whose value was
         known, or read from the store. evaluated: those that this run was told. failed: calls of f
         that gave no value, or not one for each mask. missing: masks without a value."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def spex(
             and `known`, `store`, `patience` and ValueFunctions are refused.
         backend: of the transform and the decoder.
     Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
-            alone.
+            alone (one output only with a store).
     Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
              another function or plan, with what differs; EvaluationError if f fails, holding what
              was paid for; BackendUnavailable; MemoryError, before f is called, if the device has
@@ -106,7 +107,7 @@ def spex(
     if prefix_sharing is None:
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
     batch_size = check_int("spex: batch_size", batch_size, 1)
-    given = {"known": known, "store": store, "patience": patience}
+    given: dict[str, Any] = {"known": known, "store": store, "patience": patience}
     device = usable_device(device, f, given)
     recipe = spex_recipe(
         budget=budget,
@@ -166,8 +167,12 @@ class SpexRecipe(Recipe):
     profile: tuple[float, ...]
     seed: int
     backend: Backend
+    many: bool = dataclasses.field(default=True, compare=False)
 
     name = "spex"
+
+    def with_store(self) -> SpexRecipe:
+        return dataclasses.replace(self, many=False)
 
     @property
     def options(self) -> dict[str, object]:
@@ -187,10 +192,11 @@ class SpexRecipe(Recipe):
         part = complete_part(answered)
         if part is None:
             other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
-            found = other.fit(answered, clock)
+            found = cast(Explanation, other.fit(answered, clock))  # SPEX has one output
             text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
-            several = isinstance(found, list)
-            return [warned(ex, text) for ex in found] if several else warned(found, text)
+            if isinstance(found, list):
+                return [warned(ex, text) for ex in found]
+            return warned(found, text)
         plan, values = part
         notes = [f"of {answered.plan.groups} groups of masks {plan.groups} have all their values"]
         if not plan.holdout:
@@ -215,10 +221,15 @@ class SpexRecipe(Recipe):
         clock = Clock()
         with clock("plan"):
             plan = self.plan(len(names))
-        how = {"decoder": self.decoder, "backend": self.backend}
-        asked = {"batch_size": batch_size, "progress": progress}
-        found = resident.run(f, plan, device, clock, **asked, **how)
-        there = {"device": device, "used": found.used, "asked": plan.total, "moved": found.moved}
+        how: dict[str, Any] = {"decoder": self.decoder, "backend": self.backend}
+        how |= {"batch_size": batch_size, "progress": progress}
+        found = resident.run(f, plan, device, clock, **how)
+        there: dict[str, Any] = {
+            "device": device,
+            "used": found.used,
+            "asked": plan.total,
+            "moved": found.moved,
+        }
         outputs = []
         for fitted in found.outputs:
             report = self._report(plan, plan, fitted, clock, [], **there)
@@ -236,8 +247,8 @@ class SpexRecipe(Recipe):
         """Of values of all rows of a plan, (T,) or (T, q)."""
         outputs = []
         for own in values.T.contiguous() if values.ndim == 2 else values[None]:
-            how = {"decoder": self.decoder, "backend": self.backend, "clock": clock}
-            transform = fit_plan(plan, own, **how)
+            how: dict[str, Any] = {"decoder": self.decoder, "backend": self.backend}
+            transform = fit_plan(plan, own, clock=clock, **how)
             with clock("score"):
                 fitted = resident.Fitted(transform, *scores(plan, own, transform))
             report = self._report(plan, answered.plan, fitted, clock, notes)
@@ -254,7 +265,7 @@ class SpexRecipe(Recipe):
         *,
         device: torch.device = CPU,
         used: int = 0,
-        **counts: object,
+        **counts: Any,
     ) -> Report:
         transform = fitted.transform
         return Report(
@@ -296,7 +307,7 @@ def complete_part(answered: Answered) -> tuple[SamplingPlan, Tensor] | None:
     if plan.code is None:
         return None
     rows = there[: plan.aliased].reshape(plan.shape)
-    full = rows.all(2)  # (C, P)
+    full = np.all(rows, axis=2)  # (C, P)
     groups = np.flatnonzero(full[:, : plan.code.delays].all(1))
     if not len(groups):
         return None

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Store:
         self._shards: list[Shard] = []
         self._numbers: dict[str, int] = {}  # a shard's name -> its place there
         self._pending: list[tuple[np.ndarray, int, np.ndarray | int]] = []  # keys, shard, rows
-        self._writer: Writer | None = None
+        self._writer: Any = None  # a Writer, once there is something to write
         self._lock = threading.RLock()
         self.refresh()
 

@@ -113,7 +113,7 @@ def _flat(*manifests: Manifest) -> list[dict[str, Any]]:
 
 def _short(there: Any, asked: Any, room: int = 160) -> str:
     """Both values; of long ones what stands about the first difference."""
-    texts = repr(there), repr(asked)
+    texts: tuple[str, ...] = repr(there), repr(asked)
     if max(map(len, texts)) > room:
         same = (a == b for a, b in zip(*texts, strict=False))
         first = next((at for at, equal in enumerate(same) if not equal), min(map(len, texts)))

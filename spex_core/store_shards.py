@@ -113,7 +113,7 @@ class Writer:
     def append(self, records: np.ndarray) -> int:
         """Records are with the kernel when this returns the row of the first, so that they outlive
         this process; else that is uncertain."""
-        first, left = self.rows, memoryview(records).cast("B")
+        first, left = self.rows, memoryview(records.data).cast("B")
         try:
             while left:
                 left = left[os.write(self.file, left) :]

@@ -4,7 +4,6 @@ to it before anybody sees them."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .errors import check
 from .store import Store
-from .value_function import ValueFunction
+from .value_function import Answers, ValueFunction
 
 BLOCK = 1 << 13  # stored values handed on at a time
 
@@ -46,7 +45,7 @@ class Stored(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.f.cost(masks)
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         self.store.refresh()  # what other processes have paid for meanwhile
         found, values = self.store.lookup(masks)
         self.asked += len(masks)

@@ -97,7 +97,8 @@ class _Columns:
 
 
 def _columns(tables: Tables) -> _Columns:
-    first, count = {}, tables.variables
+    first: dict[int, int] = {}
+    count = tables.variables
     for d, (rows, _) in tables.values.items():
         first |= {row: count + i * (2**d - 1) for i, row in enumerate(rows.tolist())}
         count += len(rows) * (2**d - 1)
@@ -105,7 +106,7 @@ def _columns(tables: Tables) -> _Columns:
         pair for set_ in tables.sets for pair in itertools.combinations(set_, 2)
     )
     shared = [pair for pair, times in uses.items() if times > 1]
-    pairs = {pair: count + i for i, pair in enumerate(shared)}
+    pairs: dict[Term, int] = {pair: count + i for i, pair in enumerate(shared)}
     return _Columns(first, pairs, count + len(pairs))
 
 
@@ -113,7 +114,9 @@ class _Entries:
     """Constraints collected one by one: the sum over `at`, less variable `equal`, within bounds."""
 
     def __init__(self) -> None:
-        self.row, self.at, self.value = [], [], []
+        self.row: list[np.ndarray] = []
+        self.at: list[np.ndarray] = []
+        self.value: list[np.ndarray] = []
         self.lower: list[float] = []
         self.upper: list[float] = []
 

@@ -91,9 +91,9 @@ def largest_subset(
         mask, bound = search(problem, STARTS, seed, device, backend)
         masks.append(mask)
     if method == "milp" and live:
-        mask, proven = subset_milp.solve(problem, time_limit)
+        solved, proven = subset_milp.solve(problem, time_limit)
         bound = min(bound, proven)
-        masks += [] if mask is None else [mask]
+        masks += [] if solved is None else [solved]
     whole = np.stack([problem.whole(mask) for mask in masks])
     values = ops.parity_predict(pack(whole), support, coefs)
     best = int(values.argmax())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -91,10 +91,10 @@ def _apart(found: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
     return tuple(out)
 
 
-def _keep(ctx, inputs: tuple, keyword_only_inputs: dict, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple, keyword_only_inputs: dict, output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
     ctx.options = keyword_only_inputs
 
 
-def _backward(gradient: Callable[..., tuple], ctx, grad: Tensor) -> tuple:
+def _backward(gradient: Callable[..., tuple], ctx: Any, grad: Tensor) -> tuple:
     return gradient(*ctx.saved_tensors, grad, **ctx.options)

@@ -75,7 +75,7 @@ class SparseTransform:
         return out
 
     @classmethod
-    def from_dict(cls, n: int, terms: Mapping[Sequence[int], float]) -> SparseTransform:
+    def from_dict(cls, n: int, terms: Mapping[tuple[int, ...], float]) -> SparseTransform:
         """{set of features: coefficient} -> SparseTransform; () is the constant.
 
         Raises: ValueError for a feature outside [0, n) or given twice, or a set given twice.

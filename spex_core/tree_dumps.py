@@ -83,7 +83,10 @@ def lightgbm(dump: dict[str, Any]) -> Dump:
     """From dump_model(): at most the threshold goes left, and 0 by default where it is missing."""
     per_round = dump["num_tree_per_iteration"]
     check(per_round == 1, "Trees.of: model must have one output, got {}", per_round)
-    roots, feature, right, number = [], [], [], []  # number: a threshold, or the value of a leaf
+    roots: list[int] = []
+    feature: list[int] = []
+    right: list[int] = []
+    number: list[float] = []  # a threshold, or the value of a leaf
     zero_missing: dict[int, bool] = {}  # node: whether its default is left
     for tree in dump["tree_info"]:
         roots.append(len(feature))
@@ -107,18 +110,18 @@ def lightgbm(dump: dict[str, Any]) -> Dump:
             number.append(node["threshold"])
             waiting.append((node["right_child"], here))
             waiting.append((node["left_child"], -1))  # the next to be read
-    right, number = np.array(right, np.int64), np.array(number, np.float64)
-    zero_left = number >= 0
+    far, numbers = np.array(right, np.int64), np.array(number, np.float64)
+    zero_left = numbers >= 0
     zero_left[list(zero_missing)] = list(zero_missing.values())
     return Dump(
         n=dump["max_feature_idx"] + 1,
         roots=np.array(roots, np.int64),
         feature=np.array(feature, np.int64),
-        left=np.where(right < 0, -1, np.arange(len(right)) + 1),
-        right=right,
+        left=np.where(far < 0, -1, np.arange(len(far)) + 1),
+        right=far,
         zero_left=zero_left,
-        one_left=number >= 1,
-        value=number / len(roots) if dump["average_output"] else number,
+        one_left=numbers >= 1,
+        value=numbers / len(roots) if dump["average_output"] else numbers,
     )
 
 
@@ -149,7 +152,7 @@ def xgboost(model: Any) -> Dump:
         trees = trees[: boosted["model"]["iteration_indptr"][int(best) + 1]]  # as its predict
 
     def joined(key: str, dtype: type) -> np.ndarray:
-        parts = [np.array(tree[key], dtype) for tree in trees]
+        parts: list[np.ndarray] = [np.array(tree[key], dtype) for tree in trees]
         return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
     check(not joined("split_type", int).any(), "Trees.of: model must have no categorical splits")

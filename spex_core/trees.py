@@ -58,7 +58,8 @@ class Trees:
         """
         dump = tree_dumps.read(model)
         n = dump.n if n is None else check_int("Trees.of: n", n, dump.n)
-        return cls(n, *(torch.from_numpy(x) for x in dump.arrays()), dump.bias)
+        roots, feature, absent, present, value = map(torch.from_numpy, dump.arrays())
+        return cls(n, roots, feature, absent, present, value, dump.bias)
 
     def __len__(self) -> int:
         """How many trees."""
@@ -90,7 +91,7 @@ class Trees:
             part.copy_(value[at].sum(1) + self.bias)
         return out.numpy()
 
-    def _arrays(self) -> tuple[Tensor, ...]:
+    def _arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.roots, self.feature, self.absent, self.present, self.value
 
 
@@ -116,7 +117,9 @@ def tree_fourier(
     leaf = feature.new_tensor([-1])
     support, coefs = ops.tree_fourier(
         torch.cat([roots, roots.new_tensor([bias])]),
-        *(torch.cat([x, leaf]) for x in (feature, absent, present)),
+        torch.cat([feature, leaf]),
+        torch.cat([absent, leaf]),
+        torch.cat([present, leaf]),
         torch.cat([value, value.new_tensor([trees.bias])]),
         trees.n,
         limit=limit,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,9 @@ from . import masks as bits
 from .errors import check
 from .memory import freed_memory_kept
 from .planner import Order, arrange, cut, distinct, lexicographic
+
+# (rows, values) of some masks, a pack at a time; closed where the caller stops half way.
+Answers = Generator[tuple[np.ndarray, np.ndarray], None, None]
 
 
 class ValueFunction(abc.ABC):
@@ -106,7 +109,7 @@ class ValueFunction(abc.ABC):
         )
         return self.evaluate(bits.pack(dense))
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         """The values of distinct packed masks (U, W), a pack at a time, as they are done.
 
         Yields: (rows, values): int64 (p,) and float32 (p,) or (p, q); in the declared order.
@@ -118,7 +121,7 @@ class ValueFunction(abc.ABC):
             with freed_memory_kept(), self.running():
                 yield from self._packs(masks)
 
-    def _packs(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _packs(self, masks: Tensor) -> Answers:
         rank = lexicographic(masks)
         rank = rank[arrange(self.cost(masks[torch.from_numpy(rank)]), self.order)]
         rows = masks[torch.from_numpy(rank)]
@@ -191,7 +194,7 @@ _thread_count = threading.RLock()  # torch's thread count belongs to the process
 
 def run_threaded(
     work: Callable[[Any], Any], jobs: Sequence[Any], threads: int | None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """work(job) for each job in order, `threads` of them at a time with one torch thread each; for
     None one at a time on torch's threads.
 

@@ -64,7 +64,7 @@ ORDER = [
     *("hierarchy", "faithfulness", "weights", "indices", "shapiq_values", "regions", "picture"),
     *("plots", "page", "explanation", "recipe", "run", "uniform", "proxyspex", "gpspex", "spex"),
     *("auto", "fit", "asktell", "explain", "compare", "values", "interop", "demo", "inputs"),
-    *("cli_runs", "cli"),
+    *("cli_runs", "cli_options", "cli"),
 ]
 COMPILED = {"_cpu", "_cuda"}  # know nothing of Python
 FACES = {"__init__", "__main__"}  # import what they show

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def to_game(
     Raises: TypeError, ValueError for an f that is not callable or has several outputs, and for an n
             that f does not have; MissingExtra without shapiq.
     """
-    shapiq = import_shapiq()
+    shapiq: Any = import_shapiq()
     players = _players("to_game", f, n, features)
 
     class ValueFunctionGame(shapiq.Game):

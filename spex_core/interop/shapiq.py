@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["GPSPEX", "SPEX", "ProxySPEX", "from_shapiq", "to_game", "to_shapiq"]
 
 shapiq = import_shapiq()
-Approximator = shapiq.approximator.Approximator
+Approximator: Any = shapiq.approximator.Approximator
 
 # Defaults differ between versions of shapiq: ours are those of the one that is installed.
 _defaults = {
@@ -137,6 +137,7 @@ class SPEX(Spectral):
             decoder=self.decoder_type,
             seed=seed,
         )
+        assert isinstance(found, Explanation)  # a game has one output
         if self.degree_parameter < asked:
             found.report.warnings.append(
                 f"degree_parameter lowered from {asked} to {self.degree_parameter}: budget "
@@ -183,9 +184,10 @@ class ProxySPEX(Spectral):
         super().__init__(n, index, max_order, top_order, random_state, degree_parameter)
 
     def _run(self, f: SetFunction, budget: int, seed: int) -> Explanation:
-        return proxyspex(
+        found = proxyspex(
             f, self.n, budget=budget, preset=self.preset, degree=self.degree_parameter, seed=seed
         )
+        return cast(Explanation, found)  # a game has one output
 
 
 class GPSPEX(Spectral):
@@ -211,6 +213,7 @@ class GPSPEX(Spectral):
         super().__init__(n, index, max_order, top_order, random_state, degree_parameter)
 
     def _run(self, f: SetFunction, budget: int, seed: int) -> Explanation:
-        return gpspex(
+        found = gpspex(
             f, self.n, budget=budget, preset=self.preset, degree=self.degree_parameter, seed=seed
         )
+        return cast(Explanation, found)  # a game has one output

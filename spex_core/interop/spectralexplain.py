@@ -63,7 +63,7 @@ class Explainer:
         *,
         seed: int = 0,
     ) -> None:
-        run = {"spex": spex, "proxyspex": proxyspex}.get(str(algorithm).lower())
+        run: Any = {"spex": spex, "proxyspex": proxyspex}.get(str(algorithm).lower())
         check(
             run is not None,
             "Explainer: algorithm must be 'spex' or 'proxyspex', got {!r}",
@@ -113,7 +113,7 @@ class Interactions:
         sample_budget: int | None,
         order: int | None = None,
     ) -> None:
-        known = INDICES.get(str(index).lower())
+        known: Any = INDICES.get(str(index).lower())
         check(
             known is not None,
             "Interactions: index must be one of {}, got {!r}",

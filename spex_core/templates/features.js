@@ -18,7 +18,7 @@ function makeFeatures(stage, data) {
 }
 
 function makeText(names) {
-  const list = make("div", "text");
+  const list = make("div", names.length <= 60 ? "text few" : "text");
   for (const name of names) list.append(make("span", "feature", name.trim() || "␣"), " ");
   return list;
 }

@@ -167,7 +167,9 @@ class Caller:
                     raise TimeoutError(f"it took over {self.client.timeout.read:g} s")
             return response.status_code, response.headers, content
 
-    def _reply(self, status: int, headers: Any, content: bytes, url: str, missing: Any = None):
+    def _reply(
+        self, status: int, headers: Any, content: bytes, url: str, missing: Any = None
+    ) -> Any:
         said = self._clean(content.decode("utf-8", "replace"))
         if status in WANTED_LATER or status >= 500:
             wait = _retry_after(headers.get("Retry-After", ""))

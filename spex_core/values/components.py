@@ -7,6 +7,7 @@ mask of the pack, and each row has the gates of its own mask.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,7 +99,7 @@ class Components(ValueFunction):
         sizes = [batch.rows * batch.positions for batch in self._batches]
         self._passes = sum(sizes) / max(sizes)  # of a pack, whose largest batch is to fill one
         self.tokens = int(tokens * self._passes)
-        self._hooks: Hooks | None = None  # while an evaluation lasts
+        self._hooks: Any = None  # Hooks, while an evaluation lasts
         self._means: dict[Gate, Tensor] | None = None  # of the first evaluation
 
     @property
@@ -187,8 +188,10 @@ class _Switch:
         if gate.kind == "heads":
             heads = value.reshape(-1, gate.count, value.shape[-1] // gate.count)  # (N, H, D)
             row = row.repeat_interleave(len(heads) // len(row))
-            options = {"first": gate.first, "mean": mean, "scale": scale}
-            return ops_inference.head_scale(heads, self.masks, row, **options).view(value.shape)
+            scaled = ops_inference.head_scale(
+                *(heads, self.masks, row), first=gate.first, mean=mean, scale=scale
+            )
+            return scaled.view(value.shape)
         scale = None if scale is None else scale[row].to(value.dtype)
         return _switched(value, came, keep[row], scale, mean)
 
@@ -268,7 +271,7 @@ class _Batch:
         """The examples, at most `most` at a time."""
         for start in range(0, self.rows, most):
             stop = min(start + most, self.rows)
-            yield self.map(lambda x, a=start, b=stop: x[a:b], stop - start)
+            yield self.map(operator.itemgetter(slice(start, stop)), stop - start)
 
     def repeated(self, times: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with every example once for each of `times` masks, mask by mask."""

@@ -25,7 +25,7 @@ from .choices import Choices
 from .tokens import TokenLayout
 
 How = Literal["trie", "packed", "separate"]
-HOWS = ("trie", "packed", "separate")
+HOWS: tuple[How, ...] = ("trie", "packed", "separate")
 
 
 class States(NamedTuple):
@@ -66,7 +66,7 @@ class Decoder:
     def _separate(self, packed: ops.PackedTokens, choices: Choices) -> States:
         """Sequences of one length at a time, of which the last A states are kept."""
         lengths, keep = packed.starts.diff(), len(choices.tail) + 1
-        hidden = None
+        hidden: Any = None  # of all, once the width is known
         for length in lengths.unique().tolist():
             same = (lengths == length).nonzero()[:, 0]
             for rows in same.split(1 if self.one_by_one else max(1, len(same))):
@@ -103,7 +103,8 @@ def decoder_for(model: Any, head: Head, choices: Choices, how: How | None) -> De
             right, or none is: the model's logits are not its head times its last states.
     """
     check(how is None or how in HOWS, "CausalText: how must be one of {}, got {!r}", HOWS, how)
-    name, reasons = type(model).__name__, []
+    name = type(model).__name__
+    reasons: list[str] = []
     for way in HOWS if how is None else (how,):
         decoder, reason = _try(model, way, head, choices)
         if decoder is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import check, check_int
 from ..planner import arrange, cut, lexicographic
-from ..value_function import ValueFunction
+from ..value_function import Answers, ValueFunction
 from .ray_workers import RayWorkers
 from .workers import JobFailed, Start, Workers
 
@@ -105,7 +105,7 @@ class Distributed(ValueFunction):
         """That of f where it is here; else 1 for each mask, in the unit "masks"."""
         return self._here.cost(masks) if self._here else np.ones(len(masks), np.int64)
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         """A job at a time, as they are done."""
         if not len(masks):
             return
@@ -187,7 +187,8 @@ class _Made:
     """`make` as the function of Workers, which is called there for the first time."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]):
-        self.make, self.made = make, None
+        self.make = make
+        self.made: Any = None
 
     def __call__(self, job: Any) -> Any:
         self.made = self.make() if self.made is None else self.made

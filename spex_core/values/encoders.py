@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..errors import MissingExtra, check
 from ..value_function import run_threaded
-from .loading import load_model
-from .masking import Masker
+from .loading import Kind, load_model
+from .masking import Masker, Masking
 from .packing import Pack, difference, hidden_states, packable, tolerance
 from .tokens import TokenLayout, tokenize
 
@@ -55,7 +55,7 @@ class Encoder:
     def device(self) -> torch.device:
         return self.model.device
 
-    def masker(self, layout: TokenLayout, masking: str, token: str | None) -> Masker:
+    def masker(self, layout: TokenLayout, masking: Masking, token: str | None) -> Masker:
         padding = self.tokenizer.pad_token_id
         return Masker(
             layout,
@@ -209,7 +209,7 @@ def load_encoder(
     Raises:  MissingExtra without transformers; OSError for a model that is not there.
     Example: load_encoder("distilbert-base-uncased-finetuned-sst-2-english", output="logits")
     """
-    kind = "AutoModelForSequenceClassification" if output == "logits" else "AutoModel"
+    kind: Kind = "AutoModelForSequenceClassification" if output == "logits" else "AutoModel"
     tokenizer, model = load_model(kind, name, device=device, dtype=dtype, revision=revision)
     return as_encoder(tokenizer, model, output=output, max_tokens=max_tokens)
 

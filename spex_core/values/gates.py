@@ -208,7 +208,7 @@ class Hooks:
         return lambda _, args: (self._changed(gate, args[0]), *args[1:])
 
     def _after(self, gate: Gate) -> Callable[..., Any]:
-        def hook(_, args, kwargs, output):
+        def hook(_: Any, args: Any, kwargs: Any, output: Any) -> Any:
             came = None
             if gate.kind == "layer":
                 came = args[0] if args else kwargs["hidden_states"]

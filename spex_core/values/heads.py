@@ -73,7 +73,7 @@ def sentence_heads(
     if related is not None:
         labels = np.asarray(related, np.bool_)
         check(
-            labels.shape == first.shape and labels.any() and not labels.all(),
+            labels.shape == first.shape and bool(labels.any()) and not labels.all(),
             "sentence_heads: related must be {} labels, some true and some false, got {}",
             *(len(pairs), related),
         )

@@ -119,9 +119,9 @@ class ImageRegions(ValueFunction):
         output = self.model(self.images(masks))
         if callable(self.score):
             return check_rows("ImageRegions: score", self.score(output), len(masks))
-        return class_score(_logits(output, len(masks)), self.target, self.score)
+        return class_score(_logits(output, len(masks)), self._class(), self.score)
 
-    def _class(self) -> int | None:
+    def _class(self) -> Any:
         """The target class; where it was not given, what the model sees in the whole image."""
         if self.target is None and not callable(self.score):
             with evaluation_mode(self.model), torch.inference_mode():

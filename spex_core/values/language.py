@@ -24,7 +24,7 @@ from .choices import Choices, text_choices
 from .components import Score
 from .decoders import How, decoder_for, head_of
 from .fingerprint import digest, name_model
-from .loading import load_model
+from .loading import Kind, load_model
 from .masking import MASKINGS, Masking
 from .tokens import TokenLayout
 from .units import Units
@@ -178,7 +178,7 @@ def load_causal(
     Raises:  MissingExtra without transformers; OSError for a model that is not there.
     Example: CausalText(*load_causal("HuggingFaceTB/SmolLM2-135M"), passage, AnswerLogprob(" yes"))
     """
-    kind = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
+    kind: Kind = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
     tokenizer, model = load_model(kind, name, device=device, dtype=dtype, revision=revision)
     return model, tokenizer
 

@@ -83,7 +83,7 @@ def attend_batch(
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     rows, length = query.shape[0], query.shape[2]
-    states = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B L, H or K, D)
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B L, H or K, D)
     starts = torch.arange(0, rows * length + 1, length)
-    out = packed_attention(*states, starts, causal=causal, scale=options.get("scaling"))
+    out = packed_attention(q, k, v, starts, causal=causal, scale=options.get("scaling"))
     return out.unflatten(0, (rows, length)), None

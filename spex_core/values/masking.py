@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from .packing import Pack
 from .tokens import TokenLayout
 
 Masking = Literal["remove", "hide", "replace"]
-MASKINGS = ("remove", "hide", "replace")
+MASKINGS: tuple[Masking, ...] = ("remove", "hide", "replace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Masker:
             whole["token_type_ids"] = self._types.expand(len(masks), -1)
         return whole | {"attention_mask": keep.long()}
 
-    def _as_pack(self, ids: Tensor, place: Tensor, positions: Tensor, starts) -> Pack:
+    def _as_pack(self, ids: Tensor, place: Tensor, positions: Tensor, starts: Any) -> Pack:
         types = None if self._types is None else self._types[place]
         return Pack(ids, positions + self.first, starts, types)
 

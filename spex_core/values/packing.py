@@ -149,8 +149,8 @@ def attend(
     refuse(attention_mask, max(spex_pack.lengths), options)
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     if compiled(query, key, value):
-        states = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D), views
-        return packed_attention(*states, spex_pack.edges, causal=causal, scale=scaling)[None], None
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D), views
+        return packed_attention(q, k, v, spex_pack.edges, causal=causal, scale=scaling)[None], None
     half = query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
     if half and (kernel := _varlen_kernel()) is not None:
         states = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D)
@@ -208,7 +208,9 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
     return None
 
 
-def _torch_varlen(kernel, q, k, v, pack: Pack, causal: bool, scale: float | None) -> Tensor:
+def _torch_varlen(
+    kernel: Any, q: Tensor, k: Tensor, v: Tensor, pack: Pack, causal: bool, scale: float | None
+) -> Tensor:
     return kernel(
         *(q, k, v, pack.edges, pack.edges, max(pack.lengths), max(pack.lengths)),
         scale=scale,
@@ -217,7 +219,9 @@ def _torch_varlen(kernel, q, k, v, pack: Pack, causal: bool, scale: float | None
     )
 
 
-def _flash_varlen(kernel, q, k, v, pack: Pack, causal: bool, scale: float | None) -> Tensor:
+def _flash_varlen(
+    kernel: Any, q: Tensor, k: Tensor, v: Tensor, pack: Pack, causal: bool, scale: float | None
+) -> Tensor:
     return kernel(
         *(q, k, v, pack.edges, pack.edges, max(pack.lengths), max(pack.lengths)),
         softmax_scale=scale,

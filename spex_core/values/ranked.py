@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import check, check_int
 from ..store import Store
 from ..stored import Stored
-from ..value_function import ValueFunction
+from ..value_function import Answers, ValueFunction
 from .distributed import jobs_of, planned
 
 POLL = 0.2  # seconds between two looks at what the others have written
@@ -67,7 +67,7 @@ class Ranked(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.stored.cost(masks)
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         """Its own share, then those of the others as they are written."""
         if not len(masks):
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class RayWorkers:
         self._owner = False
         self._actors: list[Any] = []
 
-    def each(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def each(self, jobs: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
         """(i, function(jobs[i])) as they are done.
 
         Raises: JobFailed for the first job that raises, or that DEATHS actors died at, once the
@@ -129,7 +129,8 @@ class _Actor:
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]], options: dict[str, Any]):
         torch.set_num_threads(max(1, int(options.get("num_cpus", 1))))
-        self.make, self.function = make, None
+        self.make = make
+        self.function: Any = None
 
     def ready(self) -> tuple[None, str | None]:
         """Once the function is made; or what went wrong."""

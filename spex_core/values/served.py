@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from .. import masks as bits
 from .. import ops_inference as ops
 from ..errors import check
 from ..planner import lexicographic
-from ..value_function import ValueFunction
+from ..value_function import Answers, ValueFunction
 from .calls import Call
 from .causal_scorers import AnswerLogprob, LabelLogprobs, LogitDifference, token_id
 from .choices import text_choices
@@ -30,7 +29,7 @@ from .server import Server
 from .tokens import TokenLayout
 from .units import Units
 
-MASKINGS = ("remove", "replace")  # no server hides tokens
+MASKINGS: tuple[Masking, ...] = ("remove", "replace")  # no server hides tokens
 Scored = LogitDifference | LabelLogprobs | AnswerLogprob
 
 
@@ -131,7 +130,7 @@ class ServedText(ValueFunction):
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.choices.cost(masks)
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         """Values as replies come in; what is under way when one fails still counts."""
         if not len(masks):
             return
@@ -179,7 +178,7 @@ class ServedText(ValueFunction):
                 values = logprobs.mean(1) if mean else logprobs.sum(1)
             case _:
                 values = logprobs
-        censored = bounds.any(1)
+        censored = np.any(bounds, axis=1)
         if self.mark_bounds:
             values = np.column_stack([values, censored])
         return values.astype(np.float32), censored
@@ -201,7 +200,9 @@ def _wanted(scorer: Scored, tokenizer: Any, top: int) -> Wanted:
         if len(ids) > 1:
             return Wanted(answer=tuple(ids))
     else:
-        labels = (scorer.yes, scorer.no) if contrast else tuple(scorer.labels)
+        labels = (
+            (scorer.yes, scorer.no) if isinstance(scorer, LogitDifference) else tuple(scorer.labels)
+        )
         check(len(labels) > 0, "LabelLogprobs: labels must be one at least, got none")
         ids = [token_id(label, tokenizer, len(tokenizer)) for label in labels]
     names = tuple(_name(tokenizer, label) for label in ids)

@@ -119,10 +119,10 @@ class Server:
                     caller.stop()
                 for future in done:
                     number = doing.pop(future)
-                    if (error := future.exception()) is None:
+                    if (failed := future.exception()) is None:
                         yield number, future.result()
                     else:
-                        failure = failure or error
+                        failure = failure or failed
                         caller.stop()
         if failure is not None:
             raise failure

@@ -94,13 +94,14 @@ class TableColumns(ValueFunction):
 
     def run(self, masks: Tensor) -> np.ndarray:
         keep = bits.unpack(masks, self.n)  # (T, n)
-        total, at_once = 0.0, max(1, self.tokens // len(keep))
+        total: np.ndarray | float = 0.0
+        at_once = max(1, self.tokens // len(keep))
         for start in range(0, len(self.fill), at_once):
             fill = self.fill[start : start + at_once]
             rows = np.where(keep[:, None], self.row, fill).reshape(-1, self.n)  # (T B, n)
             values = self._predictions(rows)
             total = total + values.reshape(len(keep), len(fill), *values.shape[1:]).sum(1)
-        return total / len(self.fill)
+        return np.asarray(total / len(self.fill))
 
     def _predictions(self, rows: np.ndarray) -> np.ndarray:
         """float64 (rows,) or (rows, q)."""

@@ -189,7 +189,7 @@ def _starts(offsets: Sequence[Span], ours: np.ndarray, joined: str) -> np.ndarra
     """Where the first non-blank character of each of our tokens stands: int64 (L,)."""
     starts = np.zeros(len(offsets), np.int64)
     before = 0
-    for at in np.flatnonzero(ours):
+    for at in np.flatnonzero(ours).tolist():
         start, end = offsets[at]
         check(
             before <= start <= end <= len(joined),

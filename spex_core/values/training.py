@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from .. import masks as bits
 from ..errors import MissingExtra, check, check_int
 from ..planner import arrange
 from ..regions import owners
-from ..value_function import ValueFunction
+from ..value_function import Answers, ValueFunction
 from .fingerprint import digest
 from .groups import even_groups
 from .workers import JobFailed, Start, Workers
@@ -98,7 +98,7 @@ class TrainingGroups(ValueFunction):
         """The rows that a mask bool (n,) keeps, int64, ascending."""
         return np.flatnonzero(np.append(mask, True)[self.owner])
 
-    def stream(self, masks: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, masks: Tensor) -> Answers:
         """Each value as soon as its training is done; the longest trainings start first, so that no
         process is late at the end."""
         keep, order = bits.unpack(masks, self.n), arrange(self.cost(masks), "length")
@@ -134,7 +134,7 @@ class TrainingGroups(ValueFunction):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answers(self, jobs: list[np.ndarray]) -> Iterator[tuple[int, Any]]:
+    def _answers(self, jobs: list[np.ndarray]) -> Generator[tuple[int, Any], None, None]:
         if self._workers:
             yield from self._workers.each(jobs)
             return

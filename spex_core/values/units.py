@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..errors import check
 
@@ -78,9 +79,9 @@ def spans_of(text: str, units: Units) -> list[Span]:
     return spans
 
 
-def _pair(span: object) -> Span:
+def _pair(span: Any) -> Span:
     try:
-        start, end = span  # type: ignore[misc]
+        start, end = span
         return start.__index__(), end.__index__()
     except (TypeError, ValueError, AttributeError):
         raise TypeError(

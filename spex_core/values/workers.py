@@ -9,7 +9,7 @@ import signal
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing import connection
 from typing import Any, Literal
 
@@ -45,7 +45,9 @@ class Workers:
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
 
-    def each(self, jobs: Sequence[Any], timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+    def each(
+        self, jobs: Sequence[Any], timeout: float | None = None
+    ) -> Generator[tuple[int, Any], None, None]:
         """(i, function(jobs[i])) as they are done; the jobs are handed out in order to whichever
         process is free.
 
@@ -62,7 +64,7 @@ class Workers:
             for pipe in self._pipes:
                 self._next(pipe, waiting, doing)
             while doing:
-                ready = connection.wait(list(doing), timeout)
+                ready: Any = connection.wait(list(doing), timeout)
                 if not ready:
                     raise TimeoutError(f"no answer after {timeout:g} s")
                 for pipe in ready:
@@ -91,7 +93,7 @@ class Workers:
                 "workers: the function must be picklable, as one of a module is and a lambda is "
                 f"not; got {error}"
             ) from error
-        context = multiprocessing.get_context(self.start)
+        context: Any = multiprocessing.get_context(self.start)
         for _ in range(self.count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(function, theirs), daemon=True)
@@ -148,7 +150,7 @@ def _work(function: bytes, pipe: connection.Connection) -> None:
             if call is None:
                 call = pickle.loads(function)
                 _one_thread()
-            answer = call(job), None, None
+            answer: tuple[Any, Any, Any] = call(job), None, None
         except Exception as error:
             answer = None, f"{type(error).__name__}: {error}", traceback.format_exc()
         _send(pipe, answer)
