@@ -68,11 +68,10 @@ def score(found: ProxyFit, n: int, f: Callable, rows: int = 2000) -> float:
 
 
 def same(a: ProxyFit, b: ProxyFit) -> bool:
-    return (
-        torch.equal(a.support, b.support)
-        and torch.equal(a.coefs, b.coefs)
-        and dataclasses.replace(a, support=b.support, coefs=b.coefs) == b
-    )
+    arrays = [a.support, a.coefs, *vars(a.predicted).values()]
+    others = [b.support, b.coefs, *vars(b.predicted).values()]
+    rest = {"support": b.support, "coefs": b.coefs, "predicted": b.predicted}
+    return all(map(np.array_equal, arrays, others)) and dataclasses.replace(a, **rest) == b
 
 
 def linear(weights: np.ndarray) -> Callable:

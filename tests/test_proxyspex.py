@@ -529,7 +529,7 @@ def test_bad_arguments_before_the_model_runs(
 
 @pytest.mark.parametrize("algorithm", ["spex", "", None, 3])
 def test_bad_algorithms(algorithm: object) -> None:
-    with pytest.raises(ValueError, match=r"fit: algorithm must be 'proxyspex' or .*, got"):
+    with pytest.raises(ValueError, match=r"fit: algorithm must be 'proxyspex', .*, got"):
         fit(MASKS, Y, algorithm=algorithm)
 
 

@@ -52,9 +52,8 @@ def test_keys_tell_masks_apart_that_differ_in_few_bits() -> None:
 def test_every_flipped_bit_of_a_record_is_seen(bit) -> None:
     layout = Layout(3, 2, 0x123456789ABCDEF0)
     rng = np.random.default_rng(0)
-    records, keys = layout.records(
-        rng.integers(0, 2**63, (50, 3)).astype(np.uint64), rng.normal(size=(50, 2))
-    )
+    records, keys = layout.begun(rng.integers(0, 2**63, (50, 3)).astype(np.uint64))
+    layout.fill(records, keys, rng.normal(size=(50, 2)))
     found, whole = layout.keys(records)
     assert whole.all()
     np.testing.assert_array_equal(found, keys)
