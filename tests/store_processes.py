@@ -25,16 +25,17 @@ BUDGET, N = 240, 12
 
 
 class Counted(Toy):
-    """A toy that takes its time, and counts where a killed process leaves the count."""
+    """A toy that takes its time, and counts where a killed process leaves the count. From `hold`
+    masks on it takes a minute."""
 
-    def __init__(self, count: mmap.mmap, pause: float = 0.0005):
+    def __init__(self, count: mmap.mmap, pause: float = 0.0005, hold: int = 10 * BUDGET):
         super().__init__(N)
-        self.count, self.pause = count, pause
+        self.count, self.pause, self.hold = count, pause, hold
 
     def run(self, masks):
         before = int.from_bytes(self.count[:8], "little")
         self.count[:8] = (before + len(masks)).to_bytes(8, "little")
-        time.sleep(self.pause)
+        time.sleep(self.pause if before < self.hold else 60.0)
         return super().run(masks)
 
 
@@ -83,7 +84,8 @@ def killed(folder: Path, times: int = 50) -> list[dict]:
 def killed_commands(folder: Path, times: int = 5) -> list[dict]:
     """The same of `spex run`, which `spex resume` goes on with; every other one by Ctrl-C."""
     count = mmap.mmap(-1, 8)
-    inputs.value_function = lambda args: (Counted(count, 0.02), ["value:    a toy"])
+    hold = [10 * BUDGET]
+    inputs.value_function = lambda args: (Counted(count, 0.0, hold[0]), ["value:    a toy"])
     options = ["--budget", str(BUDGET), "--degree", "3", "--quiet"]
     rng, rows = np.random.default_rng(1), []
     for i in range(times + 1):
@@ -93,11 +95,12 @@ def killed_commands(folder: Path, times: int = 5) -> list[dict]:
             whole, known = load(run / "result.npz"), Store.open(run / "values").known()
             continue
         count[:8] = bytes(8)
+        target = int(rng.integers(1, BUDGET // 2))
         child = os.fork()
         if not child:
+            hold[0] = target
             os._exit(cli.main(["run", str(run), *options]))
-        target = int(rng.integers(1, BUDGET // 2))
-        while int.from_bytes(count[:8], "little") < target:
+        while int.from_bytes(count[:8], "little") <= target:
             time.sleep(0.0001)
         os.kill(child, signal.SIGINT if i % 2 else signal.SIGKILL)
         ended = os.waitpid(child, 0)[1]
