@@ -224,24 +224,6 @@ def subsets(found: dict) -> Iterator[str]:
         )
 
 
-def compare(found: dict) -> Iterator[str]:
-    """Every method on the same functions, and the plots of it."""
-    for name, title in (
-        ("r2", "R2 against evaluations on real set functions"),
-        ("seconds", "CPU seconds of a fit against n"),
-        ("memory", "memory of a fit against n"),
-    ):
-        yield f"![{title}](bench/results/compare_{name}.svg)"
-        yield ""
-    yield "| method, real set functions | evaluations | games | R2 median / least | CPU s, median |"
-    yield "|---|---|---|---|---|"
-    for row in found["by_budget"]:
-        yield (
-            f"| {row['method']} | {row['samples']:,} | {row['games']} | {row['median_r2']:.3f} / "
-            f"{row['least_r2']:.3f} | {row['median_cpu']:.2f} |"
-        )
-
-
 TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
     "faithful": faithful,
     "gp": gp,
@@ -267,8 +249,7 @@ def figures() -> str:
     for name, table in TABLES.items():
         found = json.loads((HERE / "results" / f"{name}.json").read_text())
         where = f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}, {found['date']}"
-        script = "compare" if name == "compare" else f"bench_{name}"
-        source = f"*`bench/{script}.py`, {where}*"
+        source = f"*`bench/bench_{name}.py`, {where}*"
         parts.append("\n".join([*table(found), "", source]))
     return "\n\n".join(parts) + "\n"
 

@@ -78,9 +78,10 @@ def ask(
     """
     owed = ledger.owed()
     total, before = int(owed.sum()), ledger.evaluated
+    watching = watcher(progress)
     try:
         meter = None
-        if (watching := watcher(progress)) is not None:
+        if watching is not None:
             unit = f.unit if isinstance(f, ValueFunction) else "masks"
             meter = Meter(watching, unit, _work(f, ledger, owed), total, score)
         with contextlib.closing(_patiently(f, ledger, batch_size, patience)) as answered:
@@ -90,6 +91,9 @@ def ask(
                     meter.add(len(values), cost)
     except (Exception, KeyboardInterrupt) as cause:  # wherever it struck, what was paid for is kept
         raise failure(ledger, cause, ledger.evaluated - before, total) from cause
+    finally:
+        if watching is not None:
+            watching.close()
 
 
 class Meter:

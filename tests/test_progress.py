@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stores import Toy
 
-from spex_core import plan, spex
+from spex_core import EvaluationError, plan, spex
 from spex_core import progress as module
 from spex_core.progress import Bar, Called, Lines, Logged, Status, Watcher, progress, watcher
 
@@ -115,6 +115,18 @@ def test_at_most_ten_lines_and_the_last_says_all(capsys) -> None:
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 10
     assert re.fullmatch(r"spex: 1,000 of 1,000 masks, [\d,]+ a second, 0 s left", shown[-1])
+
+
+def test_one_watcher_shows_every_evaluation(capsys) -> None:
+    """As of `spex explain`, where SPEX comes after ProxySPEX; and it is closed when one fails."""
+    lines, closed = Lines(), []
+    for seed in range(2):
+        plan("proxyspex", 20, budget=100, seed=seed).evaluate(f, batch_size=50, progress=lines)
+        assert "100 of 100 masks" in capsys.readouterr().err
+    lines.close = lambda: closed.append(True)
+    with pytest.raises(EvaluationError):
+        plan("proxyspex", 20, budget=100).evaluate(lambda masks: 1 / 0, progress=lines)
+    assert closed
 
 
 def test_a_line_for_each_new_r2(capsys) -> None:
