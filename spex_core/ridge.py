@@ -199,38 +199,32 @@ def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
     which shows in their errors on other samples.
     """
     basis = covariance.new_zeros(min(LANCZOS, len(values)), len(values))
-    alpha, beta = [], []
+    diagonal, beside = [], []
     with one_thread():
-        size = values.norm()
+        size = torch.linalg.vector_norm(values)
         if size == 0:
             return covariance.new_zeros(len(values), len(levels))
         vector = (values / size).to(covariance.dtype)
         for i in range(len(basis)):
             basis[i] = vector
+            before = basis[: i + 1]
             vector = covariance @ vector
-            alpha.append((vector @ basis[i]).double())
-            for _ in range(2):  # orthogonal to rounding
-                vector = vector - (basis[: i + 1] @ vector) @ basis[: i + 1]
-            length = vector.norm()
+            along = before @ vector
+            diagonal.append(along[i])
+            vector = torch.addmv(vector, before.T, along, alpha=-1)
+            vector = torch.addmv(vector, before.T, before @ vector, alpha=-1)  # rounding's share
+            length = torch.linalg.vector_norm(vector)
             if length < 1e-7:
                 break
-            beta.append(length.double())
+            beside.append(length)
             vector = vector / length
-        weights = size * _solve_tridiagonal(alpha, beta, levels)
-        return basis[: len(alpha)].T @ weights.to(covariance.dtype)
-
-
-def _solve_tridiagonal(alpha: list[Tensor], beta: list[Tensor], levels: Tensor) -> Tensor:
-    """(A + level) x = e_1 for the symmetric tridiagonal A with diagonal alpha and beta beside it:
-    float64 (steps, levels)."""
-    pivots, right = [alpha[0] + levels], [torch.ones_like(levels)]
-    for a, b in zip(alpha[1:], beta, strict=False):
-        pivots.append(a + levels - b * b / pivots[-1])
-        right.append(-b / pivots[-2] * right[-1])
-    x = [right[-1] / pivots[-1]]
-    for i in range(len(alpha) - 2, -1, -1):
-        x.append((right[i] - beta[i] * x[-1]) / pivots[i])
-    return torch.stack(x[::-1])
+        steps = len(diagonal)
+        matrix = torch.diag(torch.stack(diagonal).double())
+        if steps > 1:
+            matrix += torch.diag(torch.stack(beside[: steps - 1]).double(), -1)  # the lower half
+        root, turn = torch.linalg.eigh(matrix)
+        weights = size * turn @ (turn[0, :, None] / (root[:, None] + levels))  # of basis vectors
+        return basis[:steps].T @ weights.to(covariance.dtype)
 
 
 def leave_one_out(masks: Tensor, values: Tensor, support: Tensor, levels: Tensor) -> Fit:
