@@ -15,6 +15,7 @@ ORDER = [
     *(
         "errors",
         "memory",
+        "transfers",
         "backend",
         "checks",
         "codes",
