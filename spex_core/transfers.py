@@ -44,9 +44,7 @@ _counted: ContextVar[Transfers | None] = ContextVar("transfers", default=None)
 def up(x: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host, on a device."""
     counted = _counted.get()
-    if counted is not None:
-        counted.to_device += x.nbytes
-    return x.to(device)
+    return x.to(device) if counted is None else counted.up(x)
 
 
 def down(x: Tensor) -> Tensor:
