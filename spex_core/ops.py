@@ -774,17 +774,17 @@ def tree_fourier(
             "tree_fourier: group must be {} numbers in [0, {}), got shape {}",
             *(len(roots), groups, tuple(group.shape)),
         )
+    trees = roots, feature, absent, present, value
     match pick("tree_fourier", backend, roots.device):
         case "cpu":
             from . import native
 
-            device = roots.device  # of another than the CPU where "auto" was asked for
-            arrays = [x.cpu() for x in (roots, feature, absent, present, value)]
-            group = None if group is None else group.cpu()
-            support, coefs = native.tree_fourier_cpu(*arrays, n, group, groups, limit)  # type: ignore[call-arg]
-            return support.to(device), coefs.to(device)
+            return native.tree_fourier_cpu(*trees, n, group, groups, limit)
+        case "triton":
+            from .triton_kernels.tree_fourier import tree_fourier as impl
+
+            return impl(*trees, n, group, groups, limit)
         case _:
-            trees = roots, feature, absent, present, value
             return reference.tree_fourier(*trees, n, group, groups, limit)
 
 
