@@ -34,6 +34,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "peel": ("reference", "cpu", "triton", "cuda"),
     "boost": ("reference", "cpu", "triton", "cuda"),
     "tree_fourier": ("reference", "cpu"),
+    "superset_sums": ("reference", "cpu"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),
     "pack_trie": ("reference", "cpu", "triton"),
@@ -47,7 +48,7 @@ OPS: dict[str, tuple[str, ...]] = {
 
 
 # Ops that "auto" leaves to the host for tensors of any device: docs/kernels.md says why.
-ON_HOST = ("tree_fourier",)
+ON_HOST = ("tree_fourier", "superset_sums")
 
 
 @functools.cache

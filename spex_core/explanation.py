@@ -159,6 +159,14 @@ class Explanation:
         name, order = self._asked("interactions", index, order)
         return indices.interactions(self.transform, name, order)
 
+    def interaction_arrays(
+        self, index: str = "FBII", order: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """The same as arrays, for many interactions: (sets int32 (M, order), features ascending and
+        then -1; values float64 (M,); the baseline). Arguments and errors as for interactions."""
+        name, order = self._asked("interaction_arrays", index, order)
+        return indices.interaction_arrays(self.transform, name, order)
+
     def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
         """An interaction index as shapiq's InteractionValues, for its plots and what reads them.
 

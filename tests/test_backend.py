@@ -81,10 +81,11 @@ def test_auto_follows_the_device(only, there, device, picked) -> None:
 
 def test_auto_leaves_some_ops_to_the_host(only) -> None:
     only("cpu", "triton", "cuda")
-    assert backend.ON_HOST == ("tree_fourier",)
-    assert pick("tree_fourier", "auto", CUDA) == pick("tree_fourier", "auto", CPU) == "cpu"
-    with pytest.raises(BackendUnavailable, match="tensors are on cuda"):
-        pick("tree_fourier", "cpu", CUDA)
+    assert backend.ON_HOST == ("tree_fourier", "superset_sums")
+    for op in backend.ON_HOST:
+        assert pick(op, "auto", CUDA) == pick(op, "auto", CPU) == "cpu"
+        with pytest.raises(BackendUnavailable, match="tensors are on cuda"):
+            pick(op, "cpu", CUDA)
 
 
 def test_auto_needs_the_op_too(only, monkeypatch: pytest.MonkeyPatch) -> None:
