@@ -2,11 +2,11 @@
 
     python bench/bench_indices.py    # writes results/indices.json
 
-`dict` is the public way, written here as plainly and quickly as Python allows: from Fourier to
-Moebius coefficients (2**|k| subsets of every term, for Moebius itself only up to the order asked),
-and from those to the index, in dictionaries of tuples; on few terms, or alone. `shapiq` is the public code itself, where it
-is importable: sparse_transform's fourier_to_mobius and shapiq's MoebiusConverter. The first has no
-limit of order, so a user of it waits for all of them; the second lacks BII.
+`shapiq` is the public code, where it is importable: sparse_transform's fourier_to_mobius (2**|k|
+subsets of every term) and shapiq's MoebiusConverter. The first has no limit of order, so a user of
+it waits for all of them; the second lacks BII. `dict`, on few terms and where there is no public
+one, is the same way written as plainly and quickly as Python allows, Moebius itself to the order
+asked only.
 
 Ours as `interactions` returns it, a dict sorted by magnitude, and as arrays. Everything runs on one
 thread; seconds are of the CPU, the best of interleaved rounds. No time is kept of a wrong answer.
