@@ -246,7 +246,9 @@ def compare(found: dict) -> Iterator[str]:
     yield "|---|" + "---|" * len(methods)
     for samples in sorted({row["samples"] for row in rows}):
         at = {row["method"]: row for row in rows if row["samples"] == samples}
-        cells = [f"{at[m]['median_r2']:.3f} ({at[m]['games']})" if m in at else "-" for m in methods]
+        cells = [
+            f"{at[m]['median_r2']:.3f} ({at[m]['games']})" if m in at else "-" for m in methods
+        ]
         yield f"| {samples:,} | {' | '.join(cells)} |"
     yield "\n![R2 against the budget, 15 real set functions](bench/results/compare_r2.svg)\n"
     rows = found["against_n"]
