@@ -1,7 +1,7 @@
-"""Writes the figures of bench/results/ into the README, between its two markers.
+"""Writes the figures of bench/results/ into README and docs/measurements.md, between two markers.
 
-python bench/readme.py          # rewrite the README
-python bench/readme.py --check  # exit 1 if it is not what the results say
+python bench/readme.py          # rewrite both
+python bench/readme.py --check  # exit 1 if one is not what the results say
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->"
 
 
@@ -275,31 +274,35 @@ def _of_run(row: dict | None, limit: float) -> str:
     return f"{row['r2']:.3f} / {row['cpu']:.1f} / {row['added_mb']:,.0f}"
 
 
-TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
+Table = Callable[[dict], Iterator[str]]
+README: dict[str, Table] = {
     "compare": compare,
     "faithful": faithful,
     "gp": gp,
-    "acquire": acquire,
     "proxyspex": proxyspex,
     "proxy_scale": large,
-    "boost": boosting,
     "spex": decoding,
-    "games": games,
     "scale": scale,
+    "inference": inference,
+}
+MEASUREMENTS: dict[str, Table] = {
+    "games": games,
+    "acquire": acquire,
     "subsets": subsets,
     "indices": indices,
+    "boost": boosting,
     "fwht": transforms,
     "parity": parities,
-    "inference": inference,
     "trie": tries,
     "heads": heads,
     "attention": attention,
 }
+PAGES = {"README.md": README, "docs/measurements.md": MEASUREMENTS}
 
 
-def figures() -> str:
+def figures(tables: dict[str, Table]) -> str:
     parts = []
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         found = json.loads((HERE / "results" / f"{name}.json").read_text())
         where = f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}, {found['date']}"
         script = f"bench_{name}.py" if name != "compare" else "compare.py"
@@ -309,14 +312,17 @@ def figures() -> str:
 
 
 def main() -> int:
-    old = README.read_text(encoding="utf-8")
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    new = before + BEGIN + figures() + END + after
-    if "--check" in sys.argv:
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    stale = False
+    for name, tables in PAGES.items():
+        page = HERE.parent / name
+        old = page.read_text(encoding="utf-8")
+        before, _, rest = old.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        new = before + BEGIN + figures(tables) + END + after
+        stale |= new != old
+        if "--check" not in sys.argv:
+            page.write_text(new, encoding="utf-8")
+    return int(stale and "--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -774,17 +774,17 @@ def tree_fourier(
             "tree_fourier: group must be {} numbers in [0, {}), got shape {}",
             *(len(roots), groups, tuple(group.shape)),
         )
+    trees = roots, feature, absent, present, value
     match pick("tree_fourier", backend, roots.device):
         case "cpu":
             from . import native
 
-            device = roots.device  # of another than the CPU where "auto" was asked for
-            arrays = [x.cpu() for x in (roots, feature, absent, present, value)]
-            group = None if group is None else group.cpu()
-            support, coefs = native.tree_fourier_cpu(*arrays, n, group, groups, limit)  # type: ignore[call-arg]
-            return support.to(device), coefs.to(device)
+            return native.tree_fourier_cpu(*trees, n, group, groups, limit)
+        case "triton":
+            from .triton_kernels.tree_fourier import tree_fourier as impl
+
+            return impl(*trees, n, group, groups, limit)
         case _:
-            trees = roots, feature, absent, present, value
             return reference.tree_fourier(*trees, n, group, groups, limit)
 
 
@@ -826,16 +826,13 @@ def superset_sums(
         "superset_sums: coefs must have one number per term, {}, got {}",
         *(len(support), len(coefs)),
     )
-    device = support.device  # of another than the CPU where "auto" was asked for
-    given = support.cpu(), coefs.cpu(), weights.cpu()
-    match pick("superset_sums", backend, device):
+    match pick("superset_sums", backend, support.device):
         case "cpu":
             from . import native
 
-            sets, sums = native.superset_sums_cpu(*given)
+            return native.superset_sums_cpu(support, coefs, weights)
         case _:
-            sets, sums = reference.superset_sums(*given)
-    return sets.to(device), sums.to(device)
+            return reference.superset_sums(support, coefs, weights)
 
 
 def _blank(readings: Tensor, features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

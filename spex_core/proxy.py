@@ -375,7 +375,7 @@ def without_dust(support: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
     """The constant, which comes first, and all terms but the least that hold DUST of the energy."""
     energy, order = coefs[1:].square().sort(stable=True)
     held = energy.cumsum(0)
-    keep = torch.ones(len(coefs), dtype=torch.bool)
+    keep = torch.ones_like(coefs, dtype=torch.bool)
     keep[1 + order[held <= DUST * held[-1:]]] = False
     return support[keep], coefs[keep]
 

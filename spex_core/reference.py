@@ -150,7 +150,9 @@ def tree_fourier(
 
 def superset_sums(support: Tensor, coefs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     order, columns = weights.shape
-    bits = (support[..., None] >> torch.arange(64) & 1).flatten(1)  # (S, 64 W)
+    bits = (support[..., None] >> torch.arange(64, device=support.device) & 1).flatten(
+        1
+    )  # (S, 64 W)
     total: dict[tuple[int, ...], float] = {}
     for row, coef in zip(bits, coefs.tolist(), strict=True):
         k = row.nonzero().flatten().tolist()
@@ -162,4 +164,5 @@ def superset_sums(support: Tensor, coefs: Tensor, weights: Tensor) -> tuple[Tens
     sets = [s for *_, s in sorted(found)]
     rows = [[*s, *[-1] * (order - len(s))] for s in sets]
     sums = coefs.new_tensor([total[s] for s in sets])
-    return torch.tensor(rows, dtype=torch.int32).reshape(-1, order), sums  # (M, order), (M,)
+    found_sets = support.new_tensor(rows, dtype=torch.int32).reshape(-1, order)
+    return found_sets, sums  # (M, order), (M,)
