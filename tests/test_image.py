@@ -254,12 +254,9 @@ def test_the_picture_is_the_image_and_its_features():
 
 def test_explanations_have_the_picture(tmp_path):
     f = small()
-    with Isolated(f) as isolated:
-        wrapped = [
-            f,
-            isolated,
-            Stored(f, Store.open(tmp_path / "s", Manifest(f.fingerprint, f.features))),
-        ]
+    store = Store.open(tmp_path / "store", Manifest(f.fingerprint, f.features))
+    with store, Isolated(f) as isolated:
+        wrapped = [f, isolated, Stored(f, store)]
         found = [spex_core.proxyspex(each, n=f.n, budget=16) for each in wrapped]
     found += [spex_core.spex(f, budget=16), spex_core.explain(f, budget=16)]
     found += spex_core.proxyspex(small(score=lambda out: out.repeat(1, 2)), budget=16)
