@@ -210,7 +210,7 @@ def draw(on_games: list[Row], size: list[Row]) -> None:
         ax.set_ylim(bottom=max(-0.2, ax.get_ylim()[0]), top=1.02)
         ax.set_title(name, fontsize=8)
         ax.minorticks_off()
-    figure.supxlabel("evaluations")
+    grid[-1, 1].set_xlabel("evaluations")
     figure.supylabel("R2 on unseen masks")
     save(figure, "r2", grid.flat)
 
