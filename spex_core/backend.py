@@ -33,6 +33,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
     "peel": ("reference", "cpu", "triton", "cuda"),
     "boost": ("reference", "cpu", "triton", "cuda"),
+    "superset_sums": ("reference", "cpu"),
     "tree_fourier": ("reference", "cpu", "triton"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),
