@@ -130,6 +130,9 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
     noisy, seldom, whole = readings.to(device), readings[:99], values[:999].round()
     bins, known = planted_bins(n)
     there, peeling = bins.to(device), {"floor": 1e-15, "chase": 6}
+    eight = there[None] * (1 + torch.arange(8, device=device).double())[:, None, None, None]
+    grown = ops.boost(masks[:2000], on["v"][:2000], n, trees=1000)
+    forest = grown.roots, grown.feature, grown.absent, grown.present, grown.value
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
     process, *prior = prior_of(masks[:5000, :1], device)[1:]
@@ -199,6 +202,20 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             lambda how: ops.peel(there, *known, **peeling, **how),
             lambda d, how: ops.peel(bins.to(d), *known, **peeling, **how)[0],
             8 * bins.numel(),
+        ),
+        (
+            *("peel_many", f"8 outputs of C=3 P={bins.shape[1]} b=12, n={n}, t=5, 1000 terms"),
+            lambda how: ops.peel_many(eight, *known, floors=[1e-15] * 8, chase=6, **how),
+            lambda d, how: ops.peel_many(
+                bins[None].to(d), *known, floors=[1e-15], chase=6, **how
+            ).features,
+            8 * eight.numel(),
+        ),
+        (
+            *("tree_fourier", "1000 trees of depth 5, n=1024"),
+            lambda how: ops.tree_fourier(*forest, n, **how),
+            lambda d, how: ops.tree_fourier(*(x.to(d) for x in forest), n, **how)[1],
+            16 * 220_000,
         ),
         (
             *("boost", "30000 x 1024, 10 trees of depth 5"),

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .boost_start import scaled
-from .peel import beyond_rounding, with_constant
+from .peel import beyond_rounding, precision, with_constant
 from .plan import KEYS, MAX_TABLE, UNIFORM, SamplingPlan, first_rows, plan_uniform
 from .proxy import DEFAULT, ProxyFit, Recipe
 from .resident import DeviceFunction, check_room, evaluate, unpacked
@@ -151,8 +151,7 @@ def whole_table(masks: Tensor, y: Tensor, n: int, transfers: Transfers) -> Proxy
     """uniform's fit of all 2**n masks: the exact spectrum but for rounding."""
     table = torch.empty_like(y)
     table[masks[:, 0]] = y
-    single = bool((table == table.float()).all())  # f answered in float32
-    found = beyond_rounding(ops.fwht(table) / len(table), (torch.float64, torch.float32)[single])
+    found = beyond_rounding(ops.fwht(table) / len(table), precision(table))
     support, coefs = (transfers.down(x) for x in with_constant(*found, n))
     energy = SparseTransform(n, support, coefs).energy_by_order()
     linear = energy.get(1, 0.0) if energy else 1.0

@@ -69,9 +69,11 @@ def test_the_same_as_on_the_host(n: int, budget: int) -> None:
     assert found.used == len(plan.places.first)
     assert not found.several
     batches = 8 * (-(-plan.total // 700) + 1)
+    terms = fitted.transform.support.nbytes + fitted.transform.coefs.nbytes
+    decoded = 16 if plan.code else 0  # the scale of the bins, the number of terms
     assert found.moved == {
         "to_device": bytes_of(plan),
-        "to_host": fitted.transform.support.nbytes + fitted.transform.coefs.nbytes + 16 + batches,
+        "to_host": terms + 16 + batches + decoded,  # scores
     }
 
 
@@ -109,7 +111,9 @@ def test_nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     with Strict():
         there = plan.moved((transfers := Transfers(CPU)).up)
         ends = resident.evaluate(call, there, transfers, batch_size=100)[0]
-        found = resident.fit_plan(there, ends[None], transfers, decoder="hard", backend="triton")
+        with transfers:
+            how = {"decoder": "hard", "backend": "triton"}
+            found = resident.fit_plan(there, ends[None], transfers, **how)
         with pytest.raises(Waited):
             ends.numpy()
     assert found[0].transform.to_dict() == pytest.approx(f.terms)

@@ -253,10 +253,9 @@ def test_peel() -> None:
     known, fresh, state = (torch.zeros(2, dtype=torch.int32) for _ in range(3))
     run_program(
         *(peel_bins._take_kernel, (0,), far, Far(energy, first), Far(stale, first), bins, bits),
-        *(none, bound, slot, known, coefs, fresh, state, 1, shifts, 1, 5, 1e-9),
-        WORDS=8,
-        BLOCK_C=1,
-        BLOCK_P=512,
+        *(none, bound, slot, known, coefs, fresh, state, torch.tensor([0, 1])),
+        *(torch.tensor([1e-9], dtype=torch.float64), shifts, 1, 5),
+        **{"WORDS": 8, **peel_bins.take_shape(1, 512)},
     )
     assert torch.allclose(coefs, mean)
     assert torch.allclose(residual[0], readings[0] - mean * signs)
@@ -266,8 +265,8 @@ def test_peel() -> None:
 
     image, ends = torch.full((2, shifts), 7.0, dtype=torch.float64), torch.tensor([0, 1, 1])
     run_program(
-        *(peel_squares._spread_kernel, (first // 2,), coefs, bits, slot, Far(ends, first)),
-        *(far, Far(image, first * shifts), Far(energy, first), first + 2, shifts),
+        *(peel_squares._spread_kernel, (first // 2, 0), coefs, bits, slot, Far(ends, first)),
+        *(far, Far(image, first * shifts), Far(energy, first), 0 * slot, first + 2, shifts),
         **{"RESIDUAL": False, **rows},
     )
     assert torch.allclose(image[0], mean * signs)
