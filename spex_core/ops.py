@@ -635,9 +635,12 @@ def _one_after_another(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features and coefs of each output -> the fields of Peeled, on the device of the bins."""
     counts = torch.tensor([len(coefs) for _, coefs in found], dtype=torch.int64)
-    none = torch.empty(0, code.t, dtype=torch.int32), torch.empty(0, dtype=torch.float64)
+    none = (
+        torch.empty(0, code.t, dtype=torch.int32, device=bins.device),
+        torch.empty(0, dtype=torch.float64, device=bins.device),
+    )
     features, coefs = (
-        torch.cat([x.to(bins.device) for x in (first, *more)])
+        torch.cat([first, *(x.to(bins.device) for x in more)])
         for first, *more in zip(none, *found, strict=True)
     )
     return features, coefs, up(counts, bins.device)
@@ -852,6 +855,7 @@ def tree_fourier(
     if group is not None:
         if not (isinstance(group, Tensor) and group.dtype == torch.int32):
             raise TypeError(f"tree_fourier: group must be an int32 tensor, got {kind(group)}")
+        check_device("tree_fourier", "group", group, "roots", roots)
         check(
             group.shape == roots.shape and bool(((group >= 0) & (group < groups)).all()),
             "tree_fourier: group must be {} numbers in [0, {}), got shape {}",

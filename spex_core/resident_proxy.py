@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def run(
     with clock("fit"), transfers:
         rows = values.T if values.ndim == 2 else values[None]
         samples = sampled(plan, rows.contiguous(), transfers)
-        how = {"degree": degree, "terms": terms, "seed": seed}
+        how: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed}
         fits = fit_outputs(samples, transfers, recipe=recipe, **how)
     return Run(samples, fits, values.ndim == 2, plan, used, transfers.moved)
 
@@ -140,7 +141,7 @@ def fit_outputs(
     note = "all values are equal"
     out = [ProxyFit(none, value, 1.0, 1.0, len(masks), 1.0, note) for value in constants]
     if len(rows := vary.nonzero()[:, 0]):
-        how = {"degree": degree, "terms": terms, "seed": seed, "recipe": recipe}
+        how: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed, "recipe": recipe}
         found = fit(masks, values[transfers.up(rows)], n, transfers, **how)
         for i, one in zip(rows.tolist(), found, strict=True):
             out[i] = one

@@ -25,6 +25,7 @@ from spex_core.triton_kernels import (
     parity_gram,
     peel_bins,
     peel_squares,
+    tree_fourier,
     uniform_masks,
 )
 from triton.runtime.interpreter import _implicit_cvt, _patch_lang, interpreter_builder
@@ -226,6 +227,32 @@ def test_histogram() -> None:
         assert torch.equal(out[slot, 0, first:].long(), dense @ one)
         assert torch.equal(out[slot, 1, first:].long(), dense @ (low + 128 * high))
     assert not out[..., :first:4096].any()
+
+
+def test_sums_of_rows_and_of_runs() -> None:
+    block, width = 2**31 // (32 * 5) + 7, 5
+    x, out = torch.randn(32, width, dtype=torch.float64), torch.zeros(32, dtype=torch.float64)
+    run_program(
+        *(histogram._ordered_sums_kernel, (block,), Far(x, 32 * block * width)),
+        *(Far(out, 32 * block), 32 * block + 30, width),
+        BLOCK=32,
+    )
+    want = x[:, 0].clone()
+    for column in x.T[1:]:
+        want += column
+    assert torch.equal(out[:30], want[:30])
+    assert not out[30:].any()
+
+    start, counts = 2**31 + 5, torch.tensor([3, 0, 1, 4])
+    first = start + torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    block, values, sums = 2**31 // 4 + 1, x.flatten(), torch.zeros(4, dtype=torch.float64)
+    run_program(
+        *(tree_fourier._sum_runs_kernel, (block,), Far(values, start), Far(first, 4 * block)),
+        *(Far(sums, 4 * block), 4 * block + 4),
+        BLOCK=4,
+    )
+    parts = values[: counts.sum()].split(counts.tolist())
+    assert sums.tolist() == [sum(part.tolist(), 0.0) for part in parts]
 
 
 def test_peel() -> None:
