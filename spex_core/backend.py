@@ -34,6 +34,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "peel": ("reference", "cpu", "triton", "cuda"),
     "peel_many": ("reference", "cpu", "triton", "cuda"),
     "boost": ("reference", "cpu", "triton", "cuda"),
+    "superset_sums": ("reference", "cpu"),
     "tree_fourier": ("reference", "cpu", "triton"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),

@@ -15,7 +15,7 @@ from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
-from .explanation import Explanation, Report
+from .explanation import Explanation, Report, with_picture
 from .hierarchy import hierarchy_rates
 from .patience import Patience
 from .peel import peel_many, precision, with_constant
@@ -119,7 +119,8 @@ def spex(
         device=device,
     )
     if device.type != "cpu":
-        return recipe.on_device(f, names, device, batch_size=batch_size, progress=progress)
+        found = recipe.on_device(f, names, device, batch_size=batch_size, progress=progress)
+        return with_picture(found, f)
     return explain(recipe, f, names, batch_size=batch_size, progress=progress, **given)
 
 

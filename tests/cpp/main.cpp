@@ -10,6 +10,7 @@ void test_masks();
 void test_pack_tokens();
 void test_packed_attention();
 void test_parity();
+void test_superset_sums();
 void test_threads();
 void test_trees();
 
@@ -25,6 +26,7 @@ int main() {
   test_decode();
   test_trees();
   test_boost();
+  test_superset_sums();
   test_cuda();
   std::puts("C++ tests passed");
 }
