@@ -148,7 +148,7 @@ def peel_many_cuda(
         _cuda.PeelProblem(_code(code, columns, device), *shape, own.data_ptr(), degree, floor)
         for own, floor in zip(bins, floors, strict=True)
     ]
-    most = groups * width * max(1, shifts // 4)  # capacity() of csrc/peel.h
+    most = problems[0].capacity()
     check(
         groups * shifts * width <= MOST_READINGS and most * max(groups, code.t + 1) < 2**30,
         "peel: bins must have at most 2**30 readings on cuda, got shape {}",

@@ -845,7 +845,8 @@ def tree_fourier(
     Cost:    a tree with d different features on each path has at most 4**d terms and in general far
              fewer (342 where d = 5); time is linear in their sum over the trees, on cpu some 20 ns
              each. Memory: some 60 + 16 groups bytes for each distinct term before the limit, and
-             the result, 8 (W + groups) bytes for each after it.
+             the result, 8 (W + groups) bytes for each after it. On triton some 150 bytes for each
+             term of each tree, and the device is waited for at each level.
     Source:  Gorji, Amrollahi and Krause 2024 (arXiv 2410.06300), the recursion.
     """
     n = check_int("tree_fourier: n", n, 1, 2**31 - 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from two_worlds import Mixed, TwoWorlds, of_the_host
 
 import spex_core
-from spex_core import EvaluationError, ops, resident
+from spex_core import EvaluationError, SparseTransform, ops, resident
 from spex_core import masks as bits
 from spex_core.backend import why_not
 from spex_core.plan import SamplingPlan, plan_spex
@@ -84,6 +84,7 @@ def test_nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, call = plan_spex(9, 400, degree=2, seed=0), function(f)
     plan.moved(of_the_host)
     monkeypatch.setattr(ops, "pick", lambda op, name, device: "triton")
+    monkeypatch.setattr(resident, "SparseTransform", lambda *fields: fields)
     with TwoWorlds(monkeypatch):
         transfers = Transfers(CPU)
         there = plan.moved(transfers.up)
@@ -92,7 +93,10 @@ def test_nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
             found = resident.fit_plan(there, values[None], transfers, decoder="hard")
         with pytest.raises(Mixed):
             values.numpy()
-    assert found[0].transform.to_dict() == pytest.approx(f.terms)
+    n, support, coefs = found[0].transform
+    assert support.on_host
+    assert coefs.on_host
+    assert SparseTransform(n, support, coefs).to_dict() == pytest.approx(f.terms)
 
 
 def test_several_outputs_are_as_each_alone() -> None:
