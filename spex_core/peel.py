@@ -44,7 +44,8 @@ def peel_many(
     """What peel finds of each of q outputs, bins (q, C, P, B), in one call of the kernel."""
     if plan.code is None:  # the whole table: the bins are the spectrum
         return [beyond_rounding(own.flatten(), x) for own, x in zip(bins, dtypes, strict=True)]
-    scales = down(bins.abs().amax((1, 2, 3)).clamp(min=1e-100)).tolist()  # squares are numbers
+    largest = down(bins.abs().amax((1, 2, 3))).tolist()
+    scales = [max(scale, 1e-100) for scale in largest]  # whose squares are still numbers
     features, coefs, counts = ops.peel_many(
         bins,
         plan.code,

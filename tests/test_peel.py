@@ -359,5 +359,5 @@ def test_bad_arguments(change: dict, error: type[Exception], message: str) -> No
 @pytest.mark.usefixtures("without_cuda")
 def test_a_missing_backend_is_refused() -> None:
     plan = aliased_plan(10, 3, degree=2)
-    with pytest.raises(BackendUnavailable, match="peel: backend 'cuda' is not available"):
+    with pytest.raises(BackendUnavailable, match="peel_many: backend 'cuda' is not available"):
         peel(torch.zeros(plan.shape), plan, backend="cuda")
