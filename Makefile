@@ -10,16 +10,19 @@ SPEX_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,EMULATED)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test coverage docs bench bench-gpu lint format sanitize clean
+.PHONY: help demo test test-gpu coverage docs bench bench-gpu lint format sanitize sanitize-gpu clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1:\2/p' Makefile | awk -F: '{ printf "%-12s %s\n", $$1, $$2 }'
 
 demo: .venv/installed ## explain words of a passage, attention heads and training rows; write demo.md
 	HF_HUB_OFFLINE=1 $(BIN)/spex demo --out demo.md $(DEMO_OPTIONS)
 
 test: .venv/installed build/browser/tried ## run the tests, report the branch coverage of spex_core
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-gpu: .venv/installed ## run the tests that need a CUDA device, if there is one
+	$(BIN)/python -m pytest -m gpu
 
 coverage: test ## the same, and the report line by line in htmlcov/
 	$(BIN)/python -m coverage html --quiet
@@ -47,6 +50,9 @@ format: .venv/lint ## repair formatting and what ruff can fix
 sanitize: build/address/spex_cpp_tests build/thread/spex_cpp_tests ## run the C++ tests under the address, undefined-behaviour and thread sanitizers
 	build/address/spex_cpp_tests
 	$(FIXED_ADDRESSES) build/thread/spex_cpp_tests
+
+sanitize-gpu: .venv/installed ## run the tests that need a CUDA device under compute-sanitizer
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -m gpu
 
 # Where the kernel scatters addresses widely, the thread sanitizer of older compilers refuses to start.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from harness import table, write
@@ -26,12 +28,33 @@ from spex_core.codes import bch_code
 from spex_core.masks import pack
 from spex_core.peel import peel
 from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.proxy import fit_default
 from spex_core.refine import least_squares, refit
+from spex_core.resident_fit import fit
+from spex_core.transfers import Transfers
 
 FWHT = [(torch.float32, b) for b in (3, 5, 7, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24)]
 FWHT += [(torch.float64, b) for b in (3, 7, 10, 12, 13, 14, 15, 20)]
 FWHT += [(torch.bfloat16, b) for b in (7, 12, 15)]
-VALUES = 1 << 28  # of a transform
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the problems: values of a transform, masks and terms of the parities, terms of the Gram
+    matrix, bits of affine masks, masks of the process, rows of the decoder, bits and terms of
+    peeling, trees of a spectrum, and (samples, features, trees) of boosting."""
+
+    values: int = 1 << 28
+    samples: int = 1_000_000
+    terms: int = 10_000
+    gram: int = 2048
+    affine: int = 17
+    process: int = 5000
+    rows: int = 12_288
+    b: int = 12
+    planted: int = 1000
+    trees: int = 1000
+    boosted: tuple[int, int, int] = (300_000, 50_000, 100)
 
 
 def milliseconds(call: Callable[[], object], seconds: float) -> float:
@@ -57,13 +80,13 @@ def words(*shape: int, seed: int) -> Tensor:
     return torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
 
 
-def fwht_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
+def fwht_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
     rows = []
     for dtype, b in FWHT:
         small = torch.randint(-9, 10, (4, 1 << b)).to(dtype)
-        x = torch.randn(VALUES >> b, 1 << b, device=device).to(dtype)
+        x = torch.randn(sizes.values >> b, 1 << b, device=device).to(dtype)
         floor = 2 * x.nbytes / rate
-        size = f"{dtype} b={b} values=2**28".removeprefix("torch.")
+        size = f"{dtype} b={b} values={sizes.values}".removeprefix("torch.")
         for backend in backends("fwht", device):
             call = functools.partial(ops.fwht, backend=backend)
             exact = torch.equal(call(small.to(device)).cpu(), ops.fwht(small))
@@ -80,12 +103,12 @@ def sparse(terms: int, n: int) -> Tensor:
     return pack(out)
 
 
-def planted_bins(n: int) -> tuple[Tensor, tuple]:
-    """Bins of 1,000 terms of five features, b = 12, at 10 dB; and what peel knows of them."""
-    plan = aliased_plan(n, 12, seed=7)
+def planted_bins(n: int, b: int, terms: int) -> tuple[Tensor, tuple]:
+    """Bins of terms of five features, at 10 dB for 1,000; and what peel knows of them."""
+    plan = aliased_plan(n, b, seed=7)
     masks = plan.masks(0, plan.aliased)
-    coefs = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
-    values = ops.parity_predict(masks, sparse(1000, n), coefs)
+    coefs = torch.randn(terms, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    values = ops.parity_predict(masks, sparse(terms, n), coefs)
     noise = torch.randn(len(values), generator=torch.Generator().manual_seed(9))
     bins = alias(values + 10.0 * noise.double(), plan)
     return bins, (plan.code, plan.delay_columns, plan.hashes)
@@ -97,12 +120,12 @@ def explained(plan: SamplingPlan, values: Tensor, masks: Tensor) -> tuple[Tensor
     return support, least_squares(masks, values, support)
 
 
-def spex_row(device: torch.device, seconds: float) -> dict:
+def spex_row(device: torch.device, seconds: float, sizes: Sizes) -> dict:
     """SPEX without its value function, for 1,000 terms of five features at 20 dB, on the device and
     on the host."""
-    plan = aliased_plan(1024, 12, seed=7)
-    masks, terms = plan.masks(0, plan.total), sparse(1000, 1024)
-    values = ops.parity_predict(masks, terms, torch.randn(1000).double())
+    plan = aliased_plan(1024, sizes.b, seed=7)
+    masks, terms = plan.masks(0, plan.total), sparse(sizes.planted, 1024)
+    values = ops.parity_predict(masks, terms, torch.randn(sizes.planted).double())
     values += 10**0.5 * torch.randn(len(values)).double()
     there = plan.moved(lambda x: x.to(device))
     given = there, values.to(device), masks.to(device)
@@ -112,28 +135,31 @@ def spex_row(device: torch.device, seconds: float) -> dict:
     refit(plan, values, support)
     host = 1000 * (time.perf_counter() - start)
     equal = torch.equal(explained(*given)[0].cpu(), support)
-    size = f"{plan.shape}, n=1024, t=5, 1000 terms"
+    size = f"{plan.shape}, n=1024, t=5, {sizes.planted} terms"
     row = {"op": "alias + peel + refit", "size": size, "ms": ms, "equal": equal}
     return row | {"cpu ms": host, "times": host / ms}
 
 
-def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
+def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
     """(op, size, call by a backend, a smaller call on any device, bytes that it has to move)."""
-    n, samples, terms = 1024, 1_000_000, 10_000
+    n, samples, terms = 1024, sizes.samples, sizes.terms
     masks, support = words(samples, n // 64, seed=0).to(device), sparse(terms, n)
     coefs, values = torch.randn(terms).double(), torch.randn(samples).double()
     on = {name: x.to(device) for name, x in {"s": support, "c": coefs, "v": values}.items()}
-    columns = words(2048, 2048, seed=3)
+    columns = words(sizes.gram, 2048, seed=3)
     wide = columns.to(device)
     code = bch_code(n, 5)
-    readings = torch.randn(12_288, code.delays).double()
+    readings = torch.randn(sizes.rows, code.delays).double()
     noisy, seldom, whole = readings.to(device), readings[:99], values[:999].round()
-    bins, known = planted_bins(n)
+    bins, known = planted_bins(n, sizes.b, sizes.planted)
     there, peeling = bins.to(device), {"floor": 1e-15, "chase": 6}
+    eight = there[None] * (1 + torch.arange(8, device=device).double())[:, None, None, None]
+    grown = ops.boost(masks[:2000], on["v"][:2000], n, trees=sizes.trees)
+    forest = grown.roots, grown.feature, grown.absent, grown.present, grown.value
     rows, few = words(24, n // 64, seed=5), masks[:999].cpu()
     points = rows.to(device)
-    process, *prior = prior_of(masks[:5000, :1], device)[1:]
-    weights = torch.ones(5000, 5000, dtype=torch.float64, device=device)
+    process, *prior = prior_of(masks[: sizes.process, :1], device)[1:]
+    weights = torch.ones(len(process), len(process), dtype=torch.float64, device=device)
     cases = [
         (
             *("uniform_masks", f"{samples} x {n}"),
@@ -142,10 +168,10 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             masks.nbytes,
         ),
         (
-            *("affine_masks", f"b=17 P=8 n={n}"),
-            lambda how: ops.affine_masks(points[:17], points[16:], **how),
+            *("affine_masks", f"b={sizes.affine} P=8 n={n}"),
+            lambda how: ops.affine_masks(points[: sizes.affine], points[16:], **how),
             lambda d, how: ops.affine_masks(rows[:9].to(d), rows[9:].to(d), **how),
-            8 * 8 * (n // 64) << 17,
+            8 * 8 * (n // 64) << sizes.affine,
         ),
         (
             *("parity_bits", f"{samples} x {terms}, n={n}, |k|=5"),
@@ -166,24 +192,24 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             masks.nbytes + 8 * samples,
         ),
         (
-            *("parity_gram", "2048 x 131072"),
+            *("parity_gram", f"{sizes.gram} x 131072"),
             lambda how: ops.parity_gram(wide, 2048 * 64, **how),
             lambda d, how: ops.parity_gram(columns[:99].to(d), 2048 * 64, **how),
-            columns.nbytes + 8 * 2048**2,
+            columns.nbytes + 8 * sizes.gram**2,
         ),
         (
-            *("anova_kernel", "5000 x 5000, n=64, order 4"),
+            *("anova_kernel", f"{len(process)} masks, n=64, order 4"),
             lambda how: ops.anova_kernel(process, process, *prior, **how),
             lambda d, how: ops.anova_kernel(*prior_of(few[:99, :1], d), **how),
-            8 * 5000**2,
+            8 * len(process) ** 2,
         ),
         (
-            *("anova_kernel_grad", "5000 x 5000, n=64, order 4"),
+            *("anova_kernel_grad", f"{len(process)} masks, n=64, order 4"),
             lambda how: ops.anova_kernel_grad(process, process, *prior, weights, **how),
             lambda d, how: ops.anova_kernel_grad(
                 *prior_of(few[:99, :1], d), torch.ones(99, 99, dtype=torch.float64, device=d), **how
             )[0].round(decimals=6),
-            8 * 5000**2,
+            8 * len(process) ** 2,
         ),
         *(
             (
@@ -195,10 +221,27 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
             for chase in (0, 6)
         ),
         (
-            *("peel", f"C=3 P={bins.shape[1]} b=12, n={n}, t=5, 1000 terms"),
+            *("peel", f"C=3 P={bins.shape[1]} b={sizes.b}, n={n}, t=5, {sizes.planted} terms"),
             lambda how: ops.peel(there, *known, **peeling, **how),
             lambda d, how: ops.peel(bins.to(d), *known, **peeling, **how)[0],
             8 * bins.numel(),
+        ),
+        (
+            *(
+                "peel_many",
+                f"8 outputs, P={bins.shape[1]} b={sizes.b}, n={n}, {sizes.planted} terms",
+            ),
+            lambda how: ops.peel_many(eight, *known, floors=[1e-15] * 8, chase=6, **how),
+            lambda d, how: (
+                ops.peel_many(bins[None].to(d), *known, floors=[1e-15], chase=6, **how).features
+            ),
+            8 * eight.numel(),
+        ),
+        (
+            *("tree_fourier", f"{sizes.trees} trees of depth 5, n={n}"),
+            lambda how: ops.tree_fourier(*forest, n, **how),
+            lambda d, how: ops.tree_fourier(*(x.to(d) for x in forest), n, **how)[1],
+            16 * 220 * sizes.trees,
         ),
         (
             *("boost", "30000 x 1024, 10 trees of depth 5"),
@@ -227,6 +270,85 @@ def prior_of(masks: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, .
     return masks, masks, relevances, variances
 
 
+def boost_row(device: torch.device, sizes: Sizes) -> dict:
+    """Trees of depth 5 on many samples of many features: the second of two runs, and its memory."""
+    samples, n, trees = sizes.boosted
+    masks = ops.uniform_masks(samples, n, seed=0, device=device)
+    values = torch.randn(samples, dtype=torch.float64, device=device)
+    for _ in range(2):
+        start = time.perf_counter()
+        forest = ops.boost(masks, values, n, trees=trees, depth=5)
+        found = forest.staged.sum().item()  # waits
+        ms = 1000 * (time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
+    size = f"{samples} x {n}, {trees} trees of depth 5"
+    return {"op": "boost", "size": size, "ms": ms, "peak gb": peak, "equal": math.isfinite(found)}
+
+
+def proxy_row(device: torch.device, sizes: Sizes) -> dict:
+    """The default fit of ProxySPEX to 10,000 samples of 1,024 features, on the device and on the
+    host: the second of two runs of each."""
+    n, samples = 1024, min(10_000, sizes.samples)
+    masks = ops.uniform_masks(samples, n, seed=1)
+    values = ops.parity_predict(masks, sparse(50, n), torch.randn(50).double())[None]
+    transfers = Transfers(device)
+    there, here = [], []
+    for _ in range(2):
+        start = time.perf_counter()
+        with transfers:
+            found = fit(
+                *(masks.to(device), values.to(device), n, transfers), degree=5, terms=None, seed=0
+            )[0]
+        there.append(1000 * (time.perf_counter() - start))
+        start = time.perf_counter()
+        expected = fit_default(masks, values, n, degree=5)[0]
+        here.append(1000 * (time.perf_counter() - start))
+    row = {"op": "proxyspex fit", "size": f"{samples} x {n}", "ms": there[-1], "cpu ms": here[-1]}
+    equal = abs(found.r2 - expected.r2) < 1e-3
+    return row | {"times": here[-1] / there[-1], "equal": equal}
+
+
+def overhead_rows(device: torch.device) -> list[dict]:
+    """Microseconds of a call of an op on next to nothing, above those of an empty kernel."""
+    x, masks = torch.ones(1, 8, device=device), torch.ones(64, 1, dtype=torch.int64, device=device)
+    one = torch.ones(64, dtype=torch.float64, device=device)
+    calls = {
+        "fwht": lambda how: ops.fwht(x, **how),
+        "parity_bits": lambda how: ops.parity_bits(masks, masks, **how),
+        "parity_predict": lambda how: ops.parity_predict(masks, masks, one, **how),
+        "uniform_masks": lambda how: ops.uniform_masks(1, 64, seed=0, device=device, **how),
+    }
+    empty = each(lambda: torch.cuda._sleep(0), device) if device.type == "cuda" else 0.0
+    return [
+        {
+            "op": f"{op}, overhead",
+            "size": "least",
+            "backend": backend,
+            "equal": True,
+            "us": each(lambda call=call, how={"backend": backend}: call(how), device) - empty,
+        }
+        for op, call in calls.items()
+        for backend in backends(op, device)
+    ]
+
+
+def each(call: Callable[[], object], device: torch.device, times: int = 300) -> float:
+    """Microseconds of one of many calls one after another."""
+    for count in (10, times):
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return 1e6 * (time.perf_counter() - start) / times
+
+
+def all_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
+    rows = fwht_rows(device, rate, seconds, sizes) + op_rows(device, rate, seconds, sizes)
+    rows += [spex_row(device, seconds, sizes), proxy_row(device, sizes), boost_row(device, sizes)]
+    return rows + overhead_rows(device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=0.2, help="of each measurement")
@@ -236,8 +358,7 @@ def main() -> None:
         return
     device = torch.device("cuda")
     rate = copy_rate(device, seconds)
-    rows = fwht_rows(device, rate, seconds) + op_rows(device, rate, seconds)
-    rows.append(spex_row(device, seconds))
+    rows = all_rows(device, rate, seconds, Sizes())
     table(rows)
     wrong = [row for row in rows if not row["equal"]]
     if wrong:

@@ -192,15 +192,15 @@ PYBIND11_MODULE(_cpu, m) {
       },
       release());
   m.def(
-      "peel",
+      "peel_many",
       [](const spex::BchCode& code, int groups, int shifts, int b, Address hash, Address bins,
-         int degree, double floor, int chase, Address features, Address coefs, int isa,
-         int threads) {
+         int degree, int64_t outputs, Address floors, int chase, Address features, Address coefs,
+         Address counts, int isa, int threads) {
         const spex::PeelProblem problem{
-            code,   groups, shifts, b, at<const int32_t>(hash), at<const double>(bins),
-            degree, floor};
-        return spex::peel_cpu(problem, chase, at<int32_t>(features), at<double>(coefs),
-                              spex::resolve_isa(isa), threads);
+            code, groups, shifts, b, at<const int32_t>(hash), at<const double>(bins), degree, 0.0};
+        spex::peel_many_cpu(problem, outputs, at<const double>(floors), chase,
+                            at<int32_t>(features), at<double>(coefs), at<int64_t>(counts),
+                            spex::resolve_isa(isa), threads);
       },
       release());
 

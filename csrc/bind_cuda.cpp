@@ -101,6 +101,10 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("limit_shared", [](int bytes) { spex::emulated::shared_limit = bytes; });
   m.def("most_shared", [] { return spex::emulated::most_shared; });
   m.def("launches", [] { return spex::emulated::launches; });
+  m.def("only", [](int64_t launch, int64_t block) {  // the next launch is number 0; -1 for all
+    spex::emulated::only_launch = launch < 0 ? -1 : spex::emulated::launches + 1 + launch;
+    spex::emulated::only_block = block;
+  });
 #else
   m.attr("emulated") = false;
 #endif

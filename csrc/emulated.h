@@ -82,6 +82,9 @@ inline int shared_limit = 163 << 10;  // bytes, of sm_80
 inline int most_shared = 0;           // bytes of shared memory of any launch so far
 inline int64_t launches = 0;
 inline int64_t steps = 0;  // barriers passed and threads ended
+// Where not negative: of the launches from now on only this one counts, and of it only this block;
+// so that a block can be looked at that is far from the first.
+inline int64_t only_launch = -1, only_block = 0;
 
 inline void wait(Barrier& barrier) {
   const int64_t before = barrier.passed;
@@ -171,7 +174,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shar
   emulated::grid_size = {static_cast<unsigned>(blocks)};
   emulated::most_shared = std::max(emulated::most_shared, shared);
   ++emulated::launches;
-  for (unsigned block = 0; block < blocks; ++block)
+  unsigned first = 0, last = static_cast<unsigned>(blocks);
+  if (emulated::only_launch >= 0) {
+    first = static_cast<unsigned>(emulated::only_block);
+    last = emulated::only_launch == emulated::launches && first < last ? first + 1 : first;
+  }
+  for (unsigned block = first; block < last; ++block)
     emulated::run(block, block + 1, static_cast<unsigned>(threads), shared);
 }
 

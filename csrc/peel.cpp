@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "peel_search.h"
+#include "threads.h"
 
 namespace spex {
 namespace {
@@ -173,6 +174,19 @@ int64_t peel_cpu(const PeelProblem& problem, int chase, int32_t* features, doubl
     coefs[s] = terms[s].coef;
   }
   return static_cast<int64_t>(terms.size());
+}
+
+void peel_many_cpu(const PeelProblem& problem, int64_t outputs, const double* floors, int chase,
+                   int32_t* features, double* coefs, int64_t* counts, Isa isa, int threads) {
+  const int64_t most = capacity(problem);
+  const int64_t readings = (int64_t{problem.groups} * problem.shifts) << problem.b;
+  const int each = static_cast<int>(std::max<int64_t>(1, threads / std::max<int64_t>(1, outputs)));
+  parallel_for(outputs, threads, [&](int64_t i) {
+    PeelProblem own = problem;
+    own.bins += i * readings;
+    own.floor = floors[i];
+    counts[i] = peel_cpu(own, chase, features + i * most * own.code.t, coefs + i * most, isa, each);
+  });
 }
 
 }  // namespace spex

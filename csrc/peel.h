@@ -43,6 +43,12 @@ SPEX_HOST_DEVICE inline int64_t capacity(const PeelProblem& problem) {
 int64_t peel_cpu(const PeelProblem& problem, int chase, int32_t* features, double* coefs, Isa isa,
                  int threads);
 
+// The same for each of several outputs: their bins follow those of `problem`, their rounding is in
+// floors (outputs), and what they found is in features (outputs, capacity, t), coefs (outputs,
+// capacity) and counts (outputs). Threads share out the outputs.
+void peel_many_cpu(const PeelProblem& problem, int64_t outputs, const double* floors, int chase,
+                   int32_t* features, double* coefs, int64_t* counts, Isa isa, int threads);
+
 // The same on a device, where all addresses are, those in `problem` too: the same rules, with long
 // sums in another order, and terms in the order in which they were found. memory: peel_cuda_bytes,
 // at a multiple of 16. count: their number. Does not wait for the kernel.

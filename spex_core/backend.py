@@ -32,6 +32,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "anova_kernel_grad": ("reference", "cpu", "triton"),
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
     "peel": ("reference", "cpu", "triton", "cuda"),
+    "peel_many": ("reference", "cpu", "triton", "cuda"),
     "boost": ("reference", "cpu", "triton", "cuda"),
     "superset_sums": ("reference", "cpu"),
     "tree_fourier": ("reference", "cpu", "triton"),

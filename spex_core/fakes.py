@@ -96,6 +96,10 @@ def peel(bins, exp, log, syndromes, *_, **__) -> tuple[Tensor, Tensor]:
     return features, bins.new_empty(terms, dtype=torch.float64)
 
 
+def peel_many(bins, exp, log, syndromes, *_, **__) -> tuple[Tensor, ...]:
+    return *peel(bins, exp, log, syndromes), bins.new_empty(bins.shape[0], dtype=torch.int64)
+
+
 def boost(masks, values, n, *, bags=None, watch=None, stages, **options) -> tuple[Tensor, ...]:
     trees = options["trees"]
     lengths = [values.shape[0] if values.ndim == 2 else 1, 1 if bags is None else bags.shape[0]]

@@ -157,28 +157,34 @@ def bch_decode_cpu(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor,
     return features, counts
 
 
-def peel_cpu(
+def peel_many_cpu(
     bins: Tensor,
     code: BchCode,
     columns: Tensor,
     hashes: Tensor,
     degree: int,
-    floor: float,
+    floors: list[float],
     chase: int,
     *,
     isa: str | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     bins, columns, hashes = bins.contiguous(), columns.contiguous(), hashes.contiguous()
-    groups, shifts, width = bins.shape
+    outputs, groups, shifts, width = bins.shape
     most = groups * width * max(1, shifts // 4)  # capacity() of csrc/peel.h
-    features = torch.empty(most, code.t, dtype=torch.int32)
-    coefs = torch.empty(most, dtype=torch.float64)
-    count = _cpu.peel(
+    features = torch.empty(outputs, most, code.t, dtype=torch.int32)
+    coefs = torch.empty(outputs, most, dtype=torch.float64)
+    counts = torch.empty(outputs, dtype=torch.int64)
+    rounding = torch.tensor(floors, dtype=torch.float64)
+    _cpu.peel_many(
         *(_code(code, columns), groups, shifts, width.bit_length() - 1),
-        *(hashes.data_ptr(), bins.data_ptr(), degree, floor, chase),
-        *(features.data_ptr(), coefs.data_ptr(), *_how(isa)),
+        *(hashes.data_ptr(), bins.data_ptr(), degree, outputs, rounding.data_ptr(), chase),
+        *(features.data_ptr(), coefs.data_ptr(), counts.data_ptr(), *_how(isa)),
     )
-    return features[:count].clone(), coefs[:count].clone()
+    features, coefs = (
+        torch.cat([own[:count] for own, count in zip(x, counts.tolist(), strict=True)])
+        for x in (features, coefs)
+    )
+    return features, coefs, counts
 
 
 def tree_fourier_cpu(

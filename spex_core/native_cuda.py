@@ -16,6 +16,7 @@ from torch import Tensor
 from . import _cuda  # type: ignore[attr-defined]
 from .codes import BchCode
 from .errors import check
+from .transfers import down
 
 BLOCK_BYTES = 1 << 28  # of the parities of a block of masks, at most
 MASKS_EACH = ((1 << 19, 32), (1 << 16, 8))  # from so many masks on, so many to a thread
@@ -128,38 +129,50 @@ def bch_decode_cuda(readings: Tensor, code: BchCode, chase: int) -> tuple[Tensor
     return features, counts
 
 
-def peel_cuda(
+def peel_many_cuda(
     bins: Tensor,
     code: BchCode,
     columns: Tensor,
     hashes: Tensor,
     degree: int,
-    floor: float,
+    floors: list[float],
     chase: int,
-) -> tuple[Tensor, Tensor]:
-    """Waits for the device once, for the number of terms."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One kernel an output, one after another in the same memory. Waits for the device once, for
+    their numbers of terms."""
     bins, device = bins.contiguous(), bins.device
     columns, hashes = columns.to(device).contiguous(), hashes.to(device).contiguous()
-    groups, shifts, width = bins.shape
-    problem = _cuda.PeelProblem(
-        *(_code(code, columns, device), groups, shifts, width.bit_length() - 1),
-        *(hashes.data_ptr(), bins.data_ptr(), degree, floor),
-    )
-    most = problem.capacity()
+    outputs, groups, shifts, width = bins.shape
+    shape = groups, shifts, width.bit_length() - 1, hashes.data_ptr()
+    problems = [
+        _cuda.PeelProblem(_code(code, columns, device), *shape, own.data_ptr(), degree, floor)
+        for own, floor in zip(bins, floors, strict=True)
+    ]
+    most = problems[0].capacity()
     check(
-        bins.numel() <= MOST_READINGS and most * max(groups, code.t + 1) < 2**30,
+        groups * shifts * width <= MOST_READINGS and most * max(groups, code.t + 1) < 2**30,
         "peel: bins must have at most 2**30 readings on cuda, got shape {}",
         tuple(bins.shape),
     )
-    memory = torch.empty(problem.bytes(), dtype=torch.uint8, device=device)
-    features = torch.empty(most, code.t, dtype=torch.int32, device=device)
-    coefs = torch.empty(most, dtype=torch.float64, device=device)
-    count = torch.empty(1, dtype=torch.int64, device=device)
-    outputs = features.data_ptr(), coefs.data_ptr(), count.data_ptr()
-    _cuda.peel(problem, chase, memory.data_ptr(), *outputs, place(bins))
-    found = int(count)
-    features, coefs = features[:found], coefs[:found]
-    order = torch.arange(found, device=device)
-    for column in (*features.T.flip(0), (features >= 0).sum(1)):  # by size, then by features
+    memory = torch.empty(problems[0].bytes(), dtype=torch.uint8, device=device)
+    features = torch.empty(outputs, most, code.t, dtype=torch.int32, device=device)
+    coefs = torch.empty(outputs, most, dtype=torch.float64, device=device)
+    counts = torch.empty(outputs, dtype=torch.int64, device=device)
+    for problem, *into in zip(problems, features, coefs, counts, strict=True):
+        addresses = (x.data_ptr() for x in into)
+        _cuda.peel(problem, chase, memory.data_ptr(), *addresses, place(bins))
+    found = down(counts).tolist()
+    parts = [
+        _ordered(rows[:count], own[:count])
+        for rows, own, count in zip(features, coefs, found, strict=True)
+    ]
+    features, coefs = (torch.cat(x) for x in zip(*parts, strict=True))
+    return features, coefs, counts
+
+
+def _ordered(features: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
+    """By size, then by features."""
+    order = torch.arange(len(coefs), device=coefs.device)
+    for column in (*features.T.flip(0), (features >= 0).sum(1)):
         order = order[column[order].argsort(stable=True)]
     return features[order], coefs[order]

@@ -21,6 +21,7 @@ from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
 from .traced import custom_op
+from .transfers import up
 
 MAX_LOG_WIDTH = 24
 MAX_ORDER = 8  # of anova_kernel
@@ -520,44 +521,129 @@ def peel(
              "Decoding".
     """
     _check_readings("peel", bins, 3)
-    groups, shifts, width = bins.shape
-    check(width & (width - 1) == 0, "peel: bins must have 2**b columns, got {}", width)
+    tables = code, delay_columns, hashes
+    features, coefs, _ = _peeled("peel", bins[None], *tables, [floor], chase, degree, backend)
+    return features, coefs
+
+
+class Peeled(NamedTuple):
+    """What ops.peel_many returns: the terms of each output, one output's after another's."""
+
+    features: Tensor  # int32 (S, t)
+    coefs: Tensor  # float64 (S,)
+    counts: Tensor  # int64 (q,): how many are whose
+
+
+@custom_op(
+    "(Tensor bins, Tensor exp, Tensor log, Tensor syndromes, Tensor columns, SymInt n, "
+    "Tensor delay_columns, Tensor hashes, *, float[] floors, int chase, int? degree=None, "
+    "str backend='auto') -> (Tensor, Tensor, Tensor)",
+    fake=fakes.peel_many,
+    flat=fakes.flat_code,
+    whole=fakes.whole_code,
+    result=Peeled,
+)
+def peel_many(
+    bins: Tensor,
+    code: BchCode,
+    delay_columns: Tensor,
+    hashes: Tensor,
+    *,
+    floors: Sequence[float],
+    chase: int,
+    degree: int | None = None,
+    backend: Backend = "auto",
+) -> Peeled:
+    """peel for q outputs on the same masks, bins (q, C, P, B), each with its floor: what peel finds
+    of each alone, to the bit.
+
+    Returns: Peeled.
+    Cost:    that of each; on cpu threads share out the outputs. A device is waited for as often as
+             for the output that takes most rounds: their decodings, their candidates and their
+             fits are in the same launches (triton), or one kernel follows another and the host
+             waits for the last (cuda).
+    """
+    _check_readings("peel_many", bins, 4)
+    floors = [float(floor) for floor in floors]
+    tables = code, delay_columns, hashes
+    return Peeled(*_peeled("peel_many", bins, *tables, floors, chase, degree, backend))
+
+
+def _peeled(
+    op: str,
+    bins: Tensor,
+    code: BchCode,
+    delay_columns: Tensor,
+    hashes: Tensor,
+    floors: list[float],
+    chase: int,
+    degree: int | None,
+    backend: Backend,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fields of Peeled, in the name of `op`; bins (q, C, P, B)."""
+    outputs, groups, shifts, width = bins.shape
+    check(width & (width - 1) == 0, "{}: bins must have 2**b columns, got {}", op, width)
     check(
         1 <= groups <= 16 and code.delays <= shifts <= 448,
-        "peel: bins must have 1 to 16 groups and {} to 448 delays, got shape {}",
-        *(code.delays, tuple(bins.shape)),
+        "{}: bins must have 1 to 16 groups and {} to 448 delays, got shape {}",
+        *(op, code.delays, tuple(bins.shape[-3:])),
     )
     check(
         tuple(delay_columns.shape) == (code.n, -(-shifts // 64)),
-        "peel: delay_columns must have shape {}, got {}",
-        *((code.n, -(-shifts // 64)), tuple(delay_columns.shape)),
+        "{}: delay_columns must have shape {}, got {}",
+        *(op, (code.n, -(-shifts // 64)), tuple(delay_columns.shape)),
     )
     check(
         tuple(hashes.shape) == (groups, code.n) and hashes.dtype == torch.int32,
-        "peel: hashes must be int32 of shape {}, got {} {}",
-        *((groups, code.n), hashes.dtype, tuple(hashes.shape)),
+        "{}: hashes must be int32 of shape {}, got {} {}",
+        *(op, (groups, code.n), hashes.dtype, tuple(hashes.shape)),
     )
-    check(floor > 0, "peel: floor must be positive, got {}", floor)
-    chase = check_int("peel: chase", chase, 0, 16)
-    degree = check_int("peel: degree", code.t if degree is None else degree, 1, code.t)
-    match pick("peel", backend, bins.device):
+    check(len(floors) == outputs, "{}: floors must be {}, got {}", op, outputs, len(floors))
+    for floor in floors:
+        check(floor > 0, "{}: floor must be positive, got {}", op, floor)
+    chase = check_int(f"{op}: chase", chase, 0, 16)
+    degree = check_int(f"{op}: degree", code.t if degree is None else degree, 1, code.t)
+    tables = code, delay_columns, hashes
+    picked = pick(op, backend, bins.device)
+    if not outputs:
+        return _one_after_another([], bins, code)
+    match picked:
         case "cpu":
             from . import native
 
-            return native.peel_cpu(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+            return native.peel_many_cpu(bins.double(), *tables, degree, floors, chase)
         case "triton":
-            from .triton_kernels.peel import peel as impl
+            from .triton_kernels.peel import peel_many as impl
 
-            return impl(bins.double(), code, delay_columns, hashes, degree, floor, chase)
+            found = impl(bins.double(), *tables, degree, floors, chase)
+            return _one_after_another(found, bins, code)
         case "cuda":
             from . import native_cuda
 
-            tables = code, delay_columns, hashes
-            return native_cuda.peel_cuda(bins.double(), *tables, degree, floor, chase)
+            return native_cuda.peel_many_cuda(bins.double(), *tables, degree, floors, chase)
         case _:
-            tables = code, delay_columns.cpu(), hashes.cpu()
-            found = reference_decode.peel(bins.double().cpu(), *tables, degree, floor, chase)
-            return found[0].to(bins.device), found[1].to(bins.device)
+            there = code, delay_columns.cpu(), hashes.cpu()
+            found = [
+                reference_decode.peel(own, *there, degree, floor, chase)
+                for own, floor in zip(bins.double().cpu(), floors, strict=True)
+            ]
+            return _one_after_another(found, bins, code)
+
+
+def _one_after_another(
+    found: list[tuple[Tensor, Tensor]], bins: Tensor, code: BchCode
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and coefs of each output -> the fields of Peeled, on the device of the bins."""
+    counts = torch.tensor([len(coefs) for _, coefs in found], dtype=torch.int64)
+    none = (
+        torch.empty(0, code.t, dtype=torch.int32, device=bins.device),
+        torch.empty(0, dtype=torch.float64, device=bins.device),
+    )
+    features, coefs = (
+        torch.cat([first, *(x.to(bins.device) for x in more)])
+        for first, *more in zip(none, *found, strict=True)
+    )
+    return features, coefs, up(counts, bins.device)
 
 
 class Boosted(NamedTuple):
@@ -759,7 +845,8 @@ def tree_fourier(
     Cost:    a tree with d different features on each path has at most 4**d terms and in general far
              fewer (342 where d = 5); time is linear in their sum over the trees, on cpu some 20 ns
              each. Memory: some 60 + 16 groups bytes for each distinct term before the limit, and
-             the result, 8 (W + groups) bytes for each after it.
+             the result, 8 (W + groups) bytes for each after it. On triton some 150 bytes for each
+             term of each tree, and the device is waited for at each level.
     Source:  Gorji, Amrollahi and Krause 2024 (arXiv 2410.06300), the recursion.
     """
     n = check_int("tree_fourier: n", n, 1, 2**31 - 1)
@@ -769,6 +856,7 @@ def tree_fourier(
     if group is not None:
         if not (isinstance(group, Tensor) and group.dtype == torch.int32):
             raise TypeError(f"tree_fourier: group must be an int32 tensor, got {kind(group)}")
+        check_device("tree_fourier", "group", group, "roots", roots)
         check(
             group.shape == roots.shape and bool(((group >= 0) & (group < groups)).all()),
             "tree_fourier: group must be {} numbers in [0, {}), got shape {}",

@@ -9,6 +9,7 @@ from . import masks as bits
 from . import ops
 from .backend import Backend
 from .plan import SamplingPlan
+from .transfers import down
 
 SOFT_FLIPS = 6  # readings whose flips the soft decoder tries: bench/bench_peel.py
 ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -29,20 +30,40 @@ def peel(
              dtype: of the values the bins were made of, which sets what counts as rounding.
     Returns: packed support int64 (S, W) and coefficients float64 (S,).
     """
+    return peel_many(bins[None], plan, decoder=decoder, dtypes=[dtype], backend=backend)[0]
+
+
+def peel_many(
+    bins: Tensor,
+    plan: SamplingPlan,
+    *,
+    decoder: str = "soft",
+    dtypes: list[torch.dtype],
+    backend: Backend = "auto",
+) -> list[tuple[Tensor, Tensor]]:
+    """What peel finds of each of q outputs, bins (q, C, P, B), in one call of the kernel."""
     if plan.code is None:  # the whole table: the bins are the spectrum
-        return beyond_rounding(bins.flatten(), dtype)
-    scale = max(float(bins.abs().max()), 1e-100)  # whose square is still a number
-    features, coefs = ops.peel(
+        return [beyond_rounding(own.flatten(), x) for own, x in zip(bins, dtypes, strict=True)]
+    largest = down(bins.abs().amax((1, 2, 3))).tolist()
+    scales = [max(scale, 1e-100) for scale in largest]  # whose squares are still numbers
+    features, coefs, counts = ops.peel_many(
         bins,
         plan.code,
         plan.delay_columns,
         plan.hashes,
         degree=plan.degree,
-        floor=4 * ROUNDING[dtype] * scale,
+        floors=[4 * ROUNDING[x] * scale for x, scale in zip(dtypes, scales, strict=True)],
         chase=SOFT_FLIPS if decoder == "soft" else 0,
         backend=backend,
     )
-    return bits.pack_rows(features, plan.n), coefs
+    sizes = down(counts).tolist()
+    support = bits.pack_rows(features, plan.n)
+    return list(zip(support.split(sizes), coefs.split(sizes), strict=True))
+
+
+def precision(values: Tensor) -> torch.dtype:
+    """Of what f answered in, whose values are given in float64."""
+    return torch.float32 if bool((values == values.float()).all()) else torch.float64
 
 
 def beyond_rounding(spectrum: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

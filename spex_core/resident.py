@@ -20,7 +20,7 @@ from . import ops
 from .alias import alias
 from .backend import Backend
 from .errors import EvaluationError, check
-from .peel import peel, with_constant
+from .peel import peel_many, precision, with_constant
 from .plan import SamplingPlan, first_rows
 from .refine import least_squares
 from .shrink import with_low_orders
@@ -214,16 +214,16 @@ def fit_plan(
     decoder: str = "soft",
     backend: Backend = "auto",
 ) -> list[Fitted]:
-    """spex.fit_plan for each of q outputs, values (q, T), on the device: transformed in one call,
-    each decoded and fitted as it would be alone."""
+    """spex.fit_plan for each of q outputs, values (q, T), on the device: transformed and decoded in
+    one call, each as it would be alone."""
     end = plan.total - plan.holdout
     masks = plan.masks(0, plan.total)
     held = slice(end, None) if plan.holdout else slice(None)
+    bins, dtypes = alias(values, plan, backend=backend), [precision(own) for own in values]
+    found = peel_many(bins, plan, decoder=decoder, dtypes=dtypes, backend=backend)
     out = []
-    for own, bins in zip(values, alias(values, plan, backend=backend), strict=True):
-        dtype = torch.float32 if bool((own == own.float()).all()) else torch.float64
-        support, coefs = peel(bins, plan, decoder=decoder, dtype=dtype, backend=backend)
-        support, coefs = with_constant(support, coefs, plan.n)
+    for own, terms in zip(values, found, strict=True):
+        support, coefs = with_constant(*terms, plan.n)
         if plan.code is not None:
             coefs = least_squares(masks[:end], own[:end], support)
             support, coefs = with_low_orders(plan, own, support, coefs)

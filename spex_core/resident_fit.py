@@ -196,9 +196,9 @@ def compare_priors(problem: Problem, transfers: Transfers) -> tuple[dict[str, fl
     def errors(shares: dict[str, float]) -> Tensor:
         """Of a mixture, on all samples left out, at each of LEVELS."""
         total = torch.zeros_like(levels)
-        for covariances, *y in parts:
-            mixed = sum(share * covariances[name] for name, share in shares.items())
-            total = total + path_errors(mixed, *y, levels).sum(0)
+        for covariances, inside, outside in parts:
+            mixed = torch.stack([share * covariances[name] for name, share in shares.items()])
+            total = total + path_errors(mixed.sum(0), inside, outside, levels).sum(0)
         return total
 
     names = list(parts[0][0])

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .boost_start import scaled
-from .peel import beyond_rounding, with_constant
+from .peel import beyond_rounding, precision, with_constant
 from .plan import KEYS, MAX_TABLE, UNIFORM, SamplingPlan, first_rows, plan_uniform
 from .proxy import DEFAULT, ProxyFit, Recipe
 from .resident import DeviceFunction, check_room, evaluate, unpacked
@@ -77,7 +78,7 @@ def run(
     with clock("fit"), transfers:
         rows = values.T if values.ndim == 2 else values[None]
         samples = sampled(plan, rows.contiguous(), transfers)
-        how = {"degree": degree, "terms": terms, "seed": seed}
+        how: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed}
         fits = fit_outputs(samples, transfers, recipe=recipe, **how)
     return Run(samples, fits, values.ndim == 2, plan, used, transfers.moved)
 
@@ -140,7 +141,7 @@ def fit_outputs(
     note = "all values are equal"
     out = [ProxyFit(none, value, 1.0, 1.0, len(masks), 1.0, note) for value in constants]
     if len(rows := vary.nonzero()[:, 0]):
-        how = {"degree": degree, "terms": terms, "seed": seed, "recipe": recipe}
+        how: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed, "recipe": recipe}
         found = fit(masks, values[transfers.up(rows)], n, transfers, **how)
         for i, one in zip(rows.tolist(), found, strict=True):
             out[i] = one
@@ -151,8 +152,7 @@ def whole_table(masks: Tensor, y: Tensor, n: int, transfers: Transfers) -> Proxy
     """uniform's fit of all 2**n masks: the exact spectrum but for rounding."""
     table = torch.empty_like(y)
     table[masks[:, 0]] = y
-    single = bool((table == table.float()).all())  # f answered in float32
-    found = beyond_rounding(ops.fwht(table) / len(table), (torch.float64, torch.float32)[single])
+    found = beyond_rounding(ops.fwht(table) / len(table), precision(table))
     support, coefs = (transfers.down(x) for x in with_constant(*found, n))
     energy = SparseTransform(n, support, coefs).energy_by_order()
     linear = energy.get(1, 0.0) if energy else 1.0

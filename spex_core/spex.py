@@ -18,7 +18,7 @@ from .evaluate import SetFunction, Shown
 from .explanation import Explanation, Report, with_picture
 from .hierarchy import hierarchy_rates
 from .patience import Patience
-from .peel import peel, with_constant
+from .peel import peel_many, precision, with_constant
 from .plan import SamplingPlan, least_budget, plan_spex
 from .prefixes import profile_of
 from .proxyspex import proxy_recipe
@@ -226,9 +226,10 @@ class SpexRecipe(Recipe):
     ) -> Found:
         """Of values of all rows of a plan, (T,) or (T, q)."""
         outputs = []
-        for own in values.T.contiguous() if values.ndim == 2 else values[None]:
-            how: dict[str, Any] = {"decoder": self.decoder, "backend": self.backend}
-            transform = fit_plan(plan, own, clock=clock, **how)
+        rows = values.T.contiguous() if values.ndim == 2 else values[None]
+        how: dict[str, Any] = {"decoder": self.decoder, "backend": self.backend}
+        transforms = fit_outputs(plan, rows, clock=clock, **how)
+        for own, transform in zip(rows, transforms, strict=True):
             with clock("score"):
                 fitted = resident.Fitted(transform, *scores(plan, own, transform))
             report = self._report(plan, answered.plan, fitted, clock, notes)
@@ -313,23 +314,37 @@ def fit_plan(
     backend: Backend = "auto",
     clock: Clock | None = None,
 ) -> SparseTransform:
-    """Values of all rows of a plan -> the transform, the held-out rows not looked at.
+    """Values (T,) of all rows of a plan -> the transform, the held-out rows not looked at.
 
     The constant is always one of the terms.
     """
+    return fit_outputs(plan, values[None], decoder=decoder, backend=backend, clock=clock)[0]
+
+
+def fit_outputs(
+    plan: SamplingPlan,
+    values: Tensor,
+    *,
+    decoder: str = "soft",
+    backend: Backend = "auto",
+    clock: Clock | None = None,
+) -> list[SparseTransform]:
+    """fit_plan of each of q outputs, values (q, T): transformed and decoded in one call."""
     clock = clock or Clock()
     with clock("alias"):
         bins = alias(values, plan, backend=backend)
     with clock("peel"):
-        single = bool((values == values.float()).all())  # f answered in float32
-        dtype = torch.float32 if single else torch.float64
-        support, coefs = peel(bins, plan, decoder=decoder, dtype=dtype, backend=backend)
+        how: dict[str, Any] = {"dtypes": [precision(own) for own in values], "backend": backend}
+        found = peel_many(bins, plan, decoder=decoder, **how)
+    out = []
     with clock("refine"):
-        support, coefs = with_constant(support, coefs, plan.n)
-        if plan.code is not None:
-            coefs = refit(plan, values, support, coefs)
-            support, coefs = with_low_orders(plan, values, support, coefs)
-    return SparseTransform(plan.n, support, coefs)
+        for own, terms in zip(values, found, strict=True):
+            support, coefs = with_constant(*terms, plan.n)
+            if plan.code is not None:
+                coefs = refit(plan, own, support, coefs)
+                support, coefs = with_low_orders(plan, own, support, coefs)
+            out.append(SparseTransform(plan.n, support, coefs))
+    return out
 
 
 def scores(plan: SamplingPlan, values: Tensor, transform: SparseTransform) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Compiles Triton kernels ahead of time for GPUs that need not be there; run by
 test_triton_compile.py in a process of its own, without Triton's interpreter.
 
-    python tests/compile_triton.py 80 90 gfx942    # a line of JSON for each kernel and architecture
+    python tests/compile_triton.py 80 90 100 gfx942    # a line of JSON for each kernel on each
 """
 
 from __future__ import annotations
@@ -150,27 +150,36 @@ KERNELS = [
             *(
                 "peel_bins",
                 "_take_kernel",
-                (D, D, "*i8", Q, P, Q, D, P, Q, D, Q, Q, *[N] * 4, "fp64"),
+                (D, D, "*i8", Q, P, Q, D, P, Q, D, Q, Q, P, D, N, N, N),
             ),
-            {"WORDS": w, "BLOCK_C": c, "BLOCK_P": p, "num_warps": peel_bins.take_warps(c, p)},
+            {"WORDS": w, **peel_bins.take_shape(c, p)},
         )
-        for w, c, p in ((1, 4, 64), (8, 4, 512))
+        for w, c, p in ((1, 3, 64), (8, 16, 512))
     ),
     *(
-        (*case, more | {"WORDS": 1, "BLOCK": peel_bins.VALUES // 64, "BLOCK_P": 64})
+        (*case, more | {"WORDS": w, "BLOCK": peel_bins.VALUES // p, "BLOCK_P": p})
+        for w, p in ((1, 64), (8, 512))
         for *case, more in (
             ("peel_bins", "_ratios_kernel", (D, Q, P, Q, D, N, N, N, "fp64"), {}),
             ("peel_bins", "_nearby_kernel", (D, D, Q, P, P, Q, P, D, *[N] * 5, "fp64"), {}),
-            ("peel_squares", "_spread_kernel", (D, P, P, P, D, D, D, N, N), {"RESIDUAL": True}),
-            ("peel_squares", "_spread_kernel", (D, P, P, P, D, D, D, N, N), {"RESIDUAL": False}),
+            ("peel_squares", "_spread_kernel", (D, *[P] * 3, D, D, D, P, N, N), {"RESIDUAL": True}),
+            (
+                "peel_squares",
+                "_spread_kernel",
+                (D, *[P] * 3, D, D, D, P, N, N),
+                {"RESIDUAL": False},
+            ),
             ("peel_squares", "_gather_kernel", (D, Q, P, D, N, N, N), {}),
         )
     ),
-    (
-        *("peel_bins", "_place_kernel", (Q, Q, P, Q, P, N, N, N, N)),
-        {"T": 5, "WORDS": 1, "BLOCK_C": 4, "BLOCK": peel_bins.SETS},
+    *(
+        (
+            *("peel_bins", "_place_kernel", (Q, Q, P, Q, P, N, N, N, N)),
+            {"T": t, "WORDS": w, "BLOCK_C": c, "BLOCK": peel_bins.SETS},
+        )
+        for t, w, c in ((5, 1, 4), (10, 8, 16))
     ),
-    ("peel_squares", "_conjugate_kernel", (D, D, D, D, D, N), {"BLOCK": 1024}),
+    ("peel_squares", "_conjugate_kernel", (D, D, D, D, D, P), {"BLOCK": 1024}),
     ("mask_lengths", "_mask_lengths_kernel", (P, P, P, N, N, N, N), {"BLOCK_T": 32}),
     *(
         (
@@ -288,7 +297,8 @@ def compiled(module: str, kernel: str, types: tuple[str, ...], constants: dict, 
 def ptxas(ptx: str) -> str:
     """The report of Triton's own assembler."""
     arch = re.search(r"\.target (\w+)", ptx)[1]
-    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    name = "ptxas-blackwell" if int(re.search(r"\d+", arch)[0]) >= 100 else "ptxas"
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx, encoding="utf-8")

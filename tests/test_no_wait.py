@@ -59,6 +59,7 @@ def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 # Those whose sizes, or what they do next, depend on values, and that say so.
 WAITS = {
     "peel",
+    "peel_many",
     "boost",
     "tree_fourier",
     "pack_tokens",

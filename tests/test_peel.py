@@ -250,8 +250,9 @@ def test_instruction_sets_give_the_same_bits(
     from spex_core import native
 
     plan, bins = hard_problem
-    features, coefs = native.peel_cpu(bins, *arguments(plan), 4, 1e-15, 6, isa=isa)
-    expected = native.peel_cpu(bins, *arguments(plan), 4, 1e-15, 6, isa="portable")
+    given = bins[None], *arguments(plan), 4, [1e-15], 6
+    features, coefs, _ = native.peel_many_cpu(*given, isa=isa)
+    expected = native.peel_many_cpu(*given, isa="portable")
     assert torch.equal(features, expected[0])
     assert torch.equal(coefs, expected[1])
     assert len(coefs) > 10
@@ -358,5 +359,5 @@ def test_bad_arguments(change: dict, error: type[Exception], message: str) -> No
 @pytest.mark.usefixtures("without_cuda")
 def test_a_missing_backend_is_refused() -> None:
     plan = aliased_plan(10, 3, degree=2)
-    with pytest.raises(BackendUnavailable, match="peel: backend 'cuda' is not available"):
+    with pytest.raises(BackendUnavailable, match="peel_many: backend 'cuda' is not available"):
         peel(torch.zeros(plan.shape), plan, backend="cuda")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from planted import Planted, plant
-from test_no_wait import NoCopy, Waited
 from torch import Tensor
+from two_worlds import Mixed, TwoWorlds, of_the_host
 
 import spex_core
-from spex_core import EvaluationError, resident
+from spex_core import EvaluationError, SparseTransform, ops, resident
 from spex_core import masks as bits
 from spex_core.backend import why_not
 from spex_core.plan import SamplingPlan, plan_spex
@@ -69,50 +69,34 @@ def test_the_same_as_on_the_host(n: int, budget: int) -> None:
     assert found.used == len(plan.places.first)
     assert not found.several
     batches = 8 * (-(-plan.total // 700) + 1)
+    terms = fitted.transform.support.nbytes + fitted.transform.coefs.nbytes
+    decoded = 16 if plan.code else 0  # the scale of the bins, the number of terms
     assert found.moved == {
         "to_device": bytes_of(plan),
-        "to_host": fitted.transform.support.nbytes + fitted.transform.coefs.nbytes + 16 + batches,
+        "to_host": terms + 16 + batches + decoded,  # scores
     }
 
 
 @pytest.mark.skipif(why_not("triton") is not None, reason="needs Triton")
 def test_nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole run with the kernels of a device, under a mode that refuses all other moves."""
-    free = []
-
-    class Strict(NoCopy):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            few = func in (Tensor.tolist, Tensor.item) and args[0].numel() <= 16
-            if free or few:
-                return func(*args, **(kwargs or {}))
-            return super().__torch_function__(func, types, args, kwargs)
-
-    def counted(move: Callable) -> Callable:
-        def allowed(*args: object) -> object:
-            free.append(1)
-            try:
-                return move(*args)
-            finally:
-                free.pop()
-
-        return allowed
-
-    # What it is given has come to the host already.
-    monkeypatch.setattr(resident, "SparseTransform", counted(resident.SparseTransform))
-    for name in ("up", "down"):
-        monkeypatch.setattr(Transfers, name, counted(getattr(Transfers, name)))
+    """The whole run with the kernels of a device, in a world where it is another one."""
     f = plant(9, 3, 2, seed=0)
-    plan = plan_spex(9, 400, degree=2, seed=0)
-    plan.moved(lambda x: x)
-    plan.code.on(CPU)
-    call = function(f)
-    with Strict():
-        there = plan.moved((transfers := Transfers(CPU)).up)
-        ends = resident.evaluate(call, there, transfers, batch_size=100)[0]
-        found = resident.fit_plan(there, ends[None], transfers, decoder="hard", backend="triton")
-        with pytest.raises(Waited):
-            ends.numpy()
-    assert found[0].transform.to_dict() == pytest.approx(f.terms)
+    plan, call = plan_spex(9, 400, degree=2, seed=0), function(f)
+    plan.moved(of_the_host)
+    monkeypatch.setattr(ops, "pick", lambda op, name, device: "triton")
+    monkeypatch.setattr(resident, "SparseTransform", lambda *fields: fields)
+    with TwoWorlds(monkeypatch):
+        transfers = Transfers(CPU)
+        there = plan.moved(transfers.up)
+        values = resident.evaluate(call, there, transfers, batch_size=100)[0]
+        with transfers:
+            found = resident.fit_plan(there, values[None], transfers, decoder="hard")
+        with pytest.raises(Mixed):
+            values.numpy()
+    n, support, coefs = found[0].transform
+    assert support.on_host
+    assert coefs.on_host
+    assert SparseTransform(n, support, coefs).to_dict() == pytest.approx(f.terms)
 
 
 def test_several_outputs_are_as_each_alone() -> None:

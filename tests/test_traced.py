@@ -55,6 +55,10 @@ FURTHER = {  # the ops without gradients: their arguments, and options
         (numbers(2, CODE.delays, 2), CODE, CODE.columns, torch.arange(20).int().view(2, 10) % 2),
         {"floor": 1e-9, "chase": 0},
     ),
+    "peel_many": lambda: (
+        (numbers(2, 2, CODE.delays, 2), CODE, CODE.columns, torch.arange(20).int().view(2, 10) % 2),
+        {"floors": [1e-9, 1e-6], "chase": 0},
+    ),
     "boost": lambda: (
         (words(40, 1) & 0xFF, numbers(2, 40), 8),
         {"watch": words(3, 1) & 0xFF, "trees": [2, 1], "min_leaf": 2, "rate": 0.5},

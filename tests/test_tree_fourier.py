@@ -388,6 +388,10 @@ def test_wrong_dtypes(position: int, backend: str) -> None:
         ({"groups": 0}, ValueError, "groups must be an integer >= 1"),
         ({"limit": -1}, ValueError, "limit must be an integer >= 0"),
         ({"group": torch.zeros(1)}, TypeError, "group must be an int32 tensor"),
+        (
+            {"group": torch.zeros(1, dtype=torch.int32, device="meta")},
+            *(ValueError, "group must be on the device of roots, cpu, got meta"),
+        ),
         ({"group": torch.zeros(2).int()}, ValueError, r"group must be 1 numbers in \[0, 1\)"),
         ({"group": torch.ones(1).int()}, ValueError, r"group must be 1 numbers in \[0, 1\)"),
     ],

@@ -1,5 +1,5 @@
-"""Every Triton kernel compiles for an A100 (sm_80), an H100 (sm_90) and an MI300 (gfx942) where
-there is no GPU, fits in their shared memory, and spills no register."""
+"""Every Triton kernel compiles for an A100 (sm_80), an H100 or H200 (sm_90), a B200 (sm_100) and an
+MI300 (gfx942) where there is no GPU, fits in their shared memory, and spills no register."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spex_core.backend import why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bytes a block, of the CUDA programming guide and of AMD's.
-SHARED_LIMIT = {"80": 163 * 1024, "90": 227 * 1024, "gfx942": 64 * 1024}
+SHARED_LIMIT = {"80": 163 * 1024, "90": 227 * 1024, "100": 227 * 1024, "gfx942": 64 * 1024}
 
 
 @pytest.fixture(scope="module")

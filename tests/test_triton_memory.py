@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from triton_problems import PROBLEMS, anova_kernel_grad, bch_decode, peel
+from triton_problems import PROBLEMS, anova_kernel_grad, bch_decode, boost, peel, tree_fourier
 
 from spex_core.backend import why_not
 
@@ -33,7 +33,7 @@ class Full(TorchFunctionMode):
 
 @pytest.mark.parametrize(
     "problem",
-    [*PROBLEMS, anova_kernel_grad, bch_decode, peel],
+    [*PROBLEMS, anova_kernel_grad, bch_decode, boost, peel, tree_fourier],
     ids=lambda problem: problem.__name__,
 )
 def test_whichever_tensor_finds_no_memory(problem) -> None:

@@ -25,6 +25,7 @@ from spex_core.triton_kernels import (
     parity_gram,
     peel_bins,
     peel_squares,
+    tree_fourier,
     uniform_masks,
 )
 from triton.runtime.interpreter import _implicit_cvt, _patch_lang, interpreter_builder
@@ -228,6 +229,32 @@ def test_histogram() -> None:
     assert not out[..., :first:4096].any()
 
 
+def test_sums_of_rows_and_of_runs() -> None:
+    block, width = 2**31 // (32 * 5) + 7, 5
+    x, out = torch.randn(32, width, dtype=torch.float64), torch.zeros(32, dtype=torch.float64)
+    run_program(
+        *(histogram._ordered_sums_kernel, (block,), Far(x, 32 * block * width)),
+        *(Far(out, 32 * block), 32 * block + 30, width),
+        BLOCK=32,
+    )
+    want = x[:, 0].clone()
+    for column in x.T[1:]:
+        want += column
+    assert torch.equal(out[:30], want[:30])
+    assert not out[30:].any()
+
+    start, counts = 2**31 + 5, torch.tensor([3, 0, 1, 4])
+    first = start + torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    block, values, sums = 2**31 // 4 + 1, x.flatten(), torch.zeros(4, dtype=torch.float64)
+    run_program(
+        *(tree_fourier._sum_runs_kernel, (block,), Far(values, start), Far(first, 4 * block)),
+        *(Far(sums, 4 * block), 4 * block + 4),
+        BLOCK=4,
+    )
+    parts = values[: counts.sum()].split(counts.tolist())
+    assert sums.tolist() == [sum(part.tolist(), 0.0) for part in parts]
+
+
 def test_peel() -> None:
     """16 groups of 2**20 bins of 300 readings: what a bin of the last group says of a set, the set
     taken out of it, and spread over it again."""
@@ -253,10 +280,9 @@ def test_peel() -> None:
     known, fresh, state = (torch.zeros(2, dtype=torch.int32) for _ in range(3))
     run_program(
         *(peel_bins._take_kernel, (0,), far, Far(energy, first), Far(stale, first), bins, bits),
-        *(none, bound, slot, known, coefs, fresh, state, 1, shifts, 1, 5, 1e-9),
-        WORDS=8,
-        BLOCK_C=1,
-        BLOCK_P=512,
+        *(none, bound, slot, known, coefs, fresh, state, torch.tensor([0, 1])),
+        *(torch.tensor([1e-9], dtype=torch.float64), shifts, 1, 5),
+        **{"WORDS": 8, **peel_bins.take_shape(1, 512)},
     )
     assert torch.allclose(coefs, mean)
     assert torch.allclose(residual[0], readings[0] - mean * signs)
@@ -266,8 +292,8 @@ def test_peel() -> None:
 
     image, ends = torch.full((2, shifts), 7.0, dtype=torch.float64), torch.tensor([0, 1, 1])
     run_program(
-        *(peel_squares._spread_kernel, (first // 2,), coefs, bits, slot, Far(ends, first)),
-        *(far, Far(image, first * shifts), Far(energy, first), first + 2, shifts),
+        *(peel_squares._spread_kernel, (first // 2, 0), coefs, bits, slot, Far(ends, first)),
+        *(far, Far(image, first * shifts), Far(energy, first), 0 * slot, first + 2, shifts),
         **{"RESIDUAL": False, **rows},
     )
     assert torch.allclose(image[0], mean * signs)

@@ -19,7 +19,7 @@ from spex_core.plan import SamplingPlan, aliased_plan
 if (reason := why_not("triton")) is not None:
     pytest.skip(f"triton: {reason}", allow_module_level=True)
 
-from spex_core.triton_kernels.peel import Peeler, extended
+from spex_core.triton_kernels.peel import Bins, Peeler, extended, side_by_side
 from spex_core.triton_kernels.peel_search import Candidates, Problem, toggled
 
 FLOOR = 1e-3
@@ -28,7 +28,7 @@ FLOOR = 1e-3
 def both(plan: SamplingPlan, bins: Tensor) -> tuple[Peeler, reference_decode.Peeler]:
     """The device's and the reference's peeler of a problem."""
     given = *arguments(plan), plan.degree, FLOOR
-    there = Peeler(bins.to(DEVICE), Problem.of(bins.to(DEVICE), *given))
+    there = Peeler(Bins(bins[None].to(DEVICE)), 0, Problem.of(bins.to(DEVICE), *given))
     return there, reference_decode.Peeler(bins, *given)
 
 
@@ -112,10 +112,11 @@ def test_nothing_is_near_where_nothing_is_known() -> None:
     assert len(there.search.nearby(there.features).ratio) == 0
 
 
-@pytest.mark.parametrize("all_groups", [3, 5])
-def test_candidates_are_taken_as_by_the_reference(all_groups: int) -> None:
-    """The likeliest first, each in the light of those before; a term again; one left alone."""
-    plan, bins = crowded(groups=all_groups)
+@pytest.mark.parametrize(("all_groups", "further"), [(3, 0), (5, 0), (5, 260)])
+def test_candidates_are_taken_as_by_the_reference(all_groups: int, further: int) -> None:
+    """The likeliest first, each in the light of those before; a term again; one left alone. Where
+    delays are many, some groups at a time."""
+    plan, bins = crowded(further, all_groups)
     there, reference = both(plan, bins)
     names = [(3,), (1, 3), (3,), (), (2, 9, 17), (5,), (4, 6)]
     ratio = torch.tensor([9.0, 7, 8, 3, 4, 5, 6], dtype=torch.float64)
@@ -133,7 +134,8 @@ def test_candidates_are_taken_as_by_the_reference(all_groups: int) -> None:
     bound = torch.tensor([bound for *_, bound in candidates], dtype=torch.float64)
     there.stale.fill_(False)
     reference.stale[:] = False
-    assert there.take(Candidates(features, *(x.to(DEVICE) for x in (bits, ratio, bound))))
+    given = Candidates(features, *(x.to(DEVICE) for x in (bits, ratio, bound)))
+    assert side_by_side([there], [there.take(given)]) == [True]
     assert reference.take(candidates)
     got = dict(zip(sets(there.features), there.coefs.tolist(), strict=True))
     assert got == pytest.approx(reference.terms)

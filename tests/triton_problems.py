@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from forests import grow
 from torch import Tensor
 
 from spex_core import ops
@@ -86,6 +87,18 @@ def peel() -> Tensor:
     hashes = torch.tensor([[0, 1, 0, 1, 1, 0]], dtype=torch.int32)
     given = bins.to(DEVICE), code, code.columns, hashes
     return ops.peel(*given, floor=1e-9, chase=0, backend="triton")[1]
+
+
+def tree_fourier() -> Tensor:
+    forest = (x.to(DEVICE) for x in grow(3, 3, 9))
+    return ops.tree_fourier(*forest, 9, backend="triton")[1]
+
+
+def boost() -> Tensor:
+    values = torch.arange(9, dtype=torch.float64, device=DEVICE)
+    masks = values.long()[:, None]
+    how = {"trees": 1, "depth": 1, "min_leaf": 1, "backend": "triton"}
+    return ops.boost(masks, values, 4, **how).staged
 
 
 PROBLEMS = [uniform_masks, affine_masks, fwht, histogram]

@@ -150,10 +150,12 @@ def _nearby_kernel(
     tl.store(ratio_ptr + pair, total * total / weight / 2.0, mask=inside)
 
 
-def take_warps(block_c: int, block_p: int) -> int:
-    """Of the program that takes candidates: one as long as it can, for it waits for its own
-    sums."""
-    return min(32, max(1, block_c * block_p // 256))
+def take_shape(groups: int, block_p: int) -> dict[str, int]:
+    """The tile of the program that takes candidates, so many groups at a time, and its warps: one
+    as long as it can, for it waits for its own sums."""
+    tile = min(triton.next_power_of_2(groups), max(1, 2 * VALUES // block_p))
+    warps = max(1, tile * block_p // 256)
+    return {"TILE": tile, "BLOCK_P": block_p, "num_warps": warps}
 
 
 @triton.jit
@@ -170,51 +172,69 @@ def _take_kernel(
     coefs_ptr,
     fresh_ptr,
     state_ptr,
-    sets,
+    first_ptr,
+    floor_ptr,
     shifts,
     groups,
     room,
-    floor: tl.float64,
     WORDS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    TILE: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """The candidates in their order, one program: each is taken out of its bins if, with what was
-    taken before it gone, the groups that did not find it favour it by its bound.
+    """The candidates first[o] .. first[o + 1] - 1 of output o in their order, one program: each is
+    taken out of its bins if, with what was taken before it gone, the groups that did not find it
+    favour it by its bound.
 
     slot: which set it is; known and coefs (slots,): whether that is a term, and its coefficient.
-    fresh: 1 for a candidate that became one. state: terms there are, candidates taken.
+    fresh: 1 for a candidate that became one. state (outputs, 2): terms there are, candidates taken.
     """
-    g, p, one = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P), tl.arange(0, 1).to(tl.int64)
-    live = (g < groups)[:, None] & (p < shifts)[None, :]
-    floor, terms = tl.cast(floor, tl.float64), tl.load(state_ptr)
+    o = tl.program_id(0)
+    p, one = tl.arange(0, BLOCK_P), tl.arange(0, 1).to(tl.int64)
+    floor, terms = tl.load(floor_ptr + o), tl.load(state_ptr + 2 * o)
     taken = terms * 0
-    for i in range(sets):
-        bin = tl.load(bins_ptr + i * groups + g, mask=g < groups, other=0).to(tl.int64)
+    for i in range(tl.load(first_ptr + o), tl.load(first_ptr + o + 1)):
         signs = signs_of(bits_ptr, one + i, p, WORDS, (p < shifts)[None, :])
-        at = residual_ptr + (bin * shifts)[:, None] + p[None, :]
-        readings = tl.load(at, mask=live, other=0.0)  # (BLOCK_C, BLOCK_P)
-        mean, weight = fitted(readings, signs, shifts, floor)
-        weight = tl.where(g < groups, weight, 0.0)
         found = tl.load(found_ptr + i)
-        in_it = ((found >> g) & 1) == 1
-        own = tl.where((found == 0) | in_it, weight, 0.0)
-        c = tl.sum(own * mean, axis=0) / tl.sum(own, axis=0)
-        others = tl.where(in_it, 0.0, weight * (2.0 * mean * c - c * c))
-        ratio = tl.sum(others, axis=0) * shifts.to(tl.float64) / 2.0
+        own = tl.zeros((TILE,), tl.float64)  # of weight, over the groups that found it
+        own_mean = tl.zeros((TILE,), tl.float64)  # and of weight times mean
+        other = tl.zeros((TILE,), tl.float64)
+        other_mean = tl.zeros((TILE,), tl.float64)
+        for first in range(0, groups, TILE):
+            g = first + tl.arange(0, TILE)  # (TILE,)
+            bin = tl.load(bins_ptr + i * groups + g, mask=g < groups, other=0).to(tl.int64)
+            at = residual_ptr + (bin * shifts)[:, None] + p[None, :]
+            live = (g < groups)[:, None] & (p < shifts)[None, :]
+            readings = tl.load(at, mask=live, other=0.0)  # (TILE, BLOCK_P)
+            mean, weight = fitted(readings, signs, shifts, floor)
+            weight = tl.where(g < groups, weight, 0.0)
+            in_it = ((found >> g) & 1) == 1
+            own += tl.where(in_it, weight, 0.0)
+            own_mean += tl.where(in_it, weight * mean, 0.0)
+            other += tl.where(in_it, 0.0, weight)
+            other_mean += tl.where(in_it, 0.0, weight * mean)
+        w, wm = tl.sum(own, axis=0), tl.sum(own_mean, axis=0)
+        v, vm = tl.sum(other, axis=0), tl.sum(other_mean, axis=0)
+        c = tl.where(found == 0, vm, wm) / tl.where(found == 0, v, w)
+        ratio = shifts.to(tl.float64) * (c * vm - 0.5 * c * c * v)
         slot = tl.load(slot_ptr + i)
         known = tl.load(known_ptr + slot)
         if (ratio >= tl.load(bound_ptr + i)) & ((known != 0) | (terms < room)):
-            c = tl.sum(weight * mean, axis=0) / tl.sum(weight, axis=0)
-            readings -= tl.where(live, c * signs, 0.0)
-            tl.store(at, readings, mask=live)
-            tl.store(energy_ptr + bin, tl.sum(readings * readings, axis=1), mask=g < groups)
-            tl.store(stale_ptr + bin, (bin * 0 + 1).to(tl.int8), mask=g < groups)
+            c = (wm + vm) / (w + v)
+            for first in range(0, groups, TILE):
+                g = first + tl.arange(0, TILE)
+                bin = tl.load(bins_ptr + i * groups + g, mask=g < groups, other=0).to(tl.int64)
+                at = residual_ptr + (bin * shifts)[:, None] + p[None, :]
+                live = (g < groups)[:, None] & (p < shifts)[None, :]
+                readings = tl.load(at, mask=live, other=0.0)
+                readings -= tl.where(live, c * signs, 0.0)
+                tl.store(at, readings, mask=live)
+                tl.store(energy_ptr + bin, tl.sum(readings * readings, axis=1), mask=g < groups)
+                tl.store(stale_ptr + bin, (bin * 0 + 1).to(tl.int8), mask=g < groups)
             tl.store(coefs_ptr + slot, tl.load(coefs_ptr + slot) + c)
             tl.store(known_ptr + slot, known * 0 + 1)
             tl.store(fresh_ptr + i, 1 - known)
             terms += 1 - known
             taken += 1
         tl.debug_barrier()  # the next candidate may read what other threads stored
-    tl.store(state_ptr, terms)
-    tl.store(state_ptr + 1, taken)
+    tl.store(state_ptr + 2 * o, terms)
+    tl.store(state_ptr + 2 * o + 1, taken)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ import triton
 from torch import Tensor
 
 from ..codes import BchCode
+from ..transfers import down, up
 from .bch_decode import MOST_LANES, find_locators, find_roots
 from .peel_bins import SETS, VALUES, _nearby_kernel, _place_kernel, _ratios_kernel
 
@@ -38,6 +41,48 @@ class Candidates(NamedTuple):
     groups: Tensor  # int32 (N,), bit g: found in a bin of group g
     ratio: Tensor  # float64 (N,), log likelihood ratio by all groups
     bound: Tensor  # float64 (N,), what the other groups' must reach
+
+
+class Decode(NamedTuple):
+    """What a search asks for: the sets that rows of readings (rows, 1 + r) decode to."""
+
+    readings: Tensor
+    flips: int
+
+
+class Decoded(NamedTuple):
+    """The lanes that may have a set, ascending, with what find_roots says of them."""
+
+    lane: Tensor
+    features: Tensor
+    sizes: Tensor
+    bits: Tensor
+
+
+Asked = Generator[Decode, Decoded, Candidates]
+
+
+def decode(asked: list[Decode], q: Problem) -> list[Decoded]:
+    """Several rows of readings in the same launches; all with as many flips."""
+    flips, ends = asked[0].flips, [0, *accumulate(len(own.readings) for own in asked)]
+    readings = torch.cat([own.readings for own in asked])
+    parts, step = [], max(1, MOST_LANES >> flips + 1)
+    for start in range(0, len(readings), step):
+        rows = readings[start : start + step].contiguous()
+        locators, degrees = find_locators(rows, q.code, flips, q.tables)
+        lane = (degrees >= 0).nonzero()[:, 0]
+        roots = find_roots(locators[lane], degrees[lane], q.code, q.tables)
+        parts.append(Decoded(lane + (start << flips + 1), *roots))
+    found = Decoded(*(torch.cat(x) for x in zip(*parts, strict=True)))
+    if len(asked) == 1:
+        return [found]
+    edges = up(torch.tensor(ends) << flips + 1, readings.device)
+    at = down(torch.searchsorted(found.lane, edges)).tolist()
+    spans = zip(pairwise(at), ends, strict=False)
+    return [
+        Decoded(found.lane[a:b] - (end << flips + 1), *(x[a:b] for x in found[1:]))
+        for (a, b), end in spans
+    ]
 
 
 @dataclass(frozen=True)
@@ -106,7 +151,7 @@ class Search:
     def __init__(self, problem: Problem, residual: Tensor, energy: Tensor, stale: Tensor) -> None:
         self.q, self.residual, self.energy, self.stale = problem, residual, energy, stale
 
-    def candidates(self, stage: Stage, terms: Tensor) -> Candidates:
+    def candidates(self, stage: Stage, terms: Tensor) -> Asked:
         if stage.kind == "nearby":
             return self.nearby(terms)
         shifts = self.q.shifts
@@ -118,7 +163,10 @@ class Search:
             jobs = (live & self.stale).nonzero().expand(-1, 2)
         self.stale.fill_(False)
         step = max(1, MOST_LANES >> stage.flips + 1)
-        parts = [self.decoded(some, stage.flips) for some in jobs.split(step)]
+        parts = []
+        for some in jobs.split(step):
+            part = yield from self.decoded(some, stage.flips)
+            parts.append(part)
         return Candidates(*(torch.cat(x) for x in zip(*parts, strict=True)))
 
     def noise(self) -> Tensor:
@@ -129,7 +177,7 @@ class Search:
         variance = quarter / self.q.shifts / max(0.1, 1 - below_mean)
         return variance.clamp(min=self.q.floor**2)
 
-    def decoded(self, jobs: Tensor, flips: int) -> Candidates:
+    def decoded(self, jobs: Tensor, flips: int) -> Asked:
         """The likeliest of the sets that each job, a bin twice or two bins (N, 2), decodes to and
         that fall in the job's bins."""
         q, pair = self.q, jobs[:, 0] != jobs[:, 1]
@@ -138,12 +186,9 @@ class Search:
         readings = self.residual[jobs[:, 0]]
         readings = torch.where(pair[:, None], readings + self.residual[jobs[:, 1]], readings)
         flips = min(flips, q.code.parities)
-        given = readings[:, : q.code.delays].contiguous(), q.code, flips, q.tables
-        locators, degrees = find_locators(*given)
-        lane = (degrees >= 0).nonzero()[:, 0]
+        lane, features, sizes, bits = yield Decode(readings[:, : q.code.delays], flips)
         if not len(lane):
             return nothing(q)
-        features, sizes, bits = find_roots(locators[lane], degrees[lane], q.code, q.tables)
         job, bins = lane >> flips + 1, q.placed(features)[0]
         at = jobs[job]  # (lanes, 2)
         inside = (bins.gather(1, at // q.width) == at).all(1) & (sizes >= 0) & (sizes <= q.degree)

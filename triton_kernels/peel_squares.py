@@ -1,4 +1,5 @@
-"""The least-squares fit of all terms to all bins, by conjugate gradients that stay on the device.
+"""The least-squares fit of all terms to all bins, of several outputs at once, by conjugate
+gradients that stay on the device.
 
 A term meets C P readings, so the normal matrix is applied by spreading the terms over the bins and
 gathering them again; nothing larger than the bins is stored. The host looks every few steps whether
@@ -7,11 +8,15 @@ it is done.
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..transfers import up
 from .peel_bins import VALUES, signs_of
 
 STEPS = 100  # at most
@@ -27,6 +32,7 @@ def _spread_kernel(
     target_ptr,
     out_ptr,
     energy_ptr,
+    offset_ptr,
     bins,
     shifts,
     RESIDUAL: tl.constexpr,
@@ -34,13 +40,17 @@ def _spread_kernel(
     BLOCK: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """out (bins, P): the sum of x[s] times the signs of s over the terms s = entry[first[bin]] ...
-    of each bin, in their order; with RESIDUAL what it leaves of the target, and its energy."""
+    """out (all bins, P), the bins of output o from offset[o] on: the sum of x[s] times the signs of
+    s over the terms s = entry[first[o, bin]] ... of each bin, in their order; with RESIDUAL what it
+    leaves of the target, and its energy."""
+    o = tl.program_id(1).to(tl.int64)
     bin = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
     p = tl.arange(0, BLOCK_P)
     inside = bin < bins
-    start = tl.load(first_ptr + bin, mask=inside, other=0)
-    count = tl.load(first_ptr + bin + 1, mask=inside, other=0) - start
+    at_first = first_ptr + o * (bins + 1) + bin
+    start = tl.load(at_first, mask=inside, other=0)
+    count = tl.load(at_first + 1, mask=inside, other=0) - start
+    bin += tl.load(offset_ptr + o)
     live = inside[:, None] & (p < shifts)[None, :]
     total = tl.zeros((BLOCK, BLOCK_P), tl.float64)
     for i in range(tl.max(count, axis=0)):
@@ -83,23 +93,25 @@ def _gather_kernel(
 
 @triton.jit
 def _conjugate_kernel(
-    x_ptr, step_ptr, slope_ptr, turned_ptr, state_ptr, terms, BLOCK: tl.constexpr
+    x_ptr, step_ptr, slope_ptr, turned_ptr, state_ptr, ends_ptr, BLOCK: tl.constexpr
 ):
-    """One step of conjugate gradients, in one program; none where the slope is at its goal.
-    state: |slope|**2, and its goal."""
-    size, goal = tl.load(state_ptr), tl.load(state_ptr + 1)
+    """One step of conjugate gradients for the terms ends[o] .. ends[o + 1] - 1 of output o, in one
+    program; none where the slope is at its goal. state (outputs, 2): |slope|**2, and its goal."""
+    o = tl.program_id(0)
+    size, goal = tl.load(state_ptr + 2 * o), tl.load(state_ptr + 2 * o + 1)
+    begin, end = tl.load(ends_ptr + o), tl.load(ends_ptr + o + 1)  # int64
     at = tl.arange(0, BLOCK)
     if size > goal:
         inner = tl.zeros((BLOCK,), tl.float64)
-        for start in range(0, terms, BLOCK):
+        for start in range(begin, end, BLOCK):
             s = start + at
-            step = tl.load(step_ptr + s, mask=s < terms, other=0.0)
-            inner += step * tl.load(turned_ptr + s, mask=s < terms, other=0.0)
+            step = tl.load(step_ptr + s, mask=s < end, other=0.0)
+            inner += step * tl.load(turned_ptr + s, mask=s < end, other=0.0)
         length = size / tl.sum(inner, axis=0)
         square = tl.zeros((BLOCK,), tl.float64)
-        for start in range(0, terms, BLOCK):
+        for start in range(begin, end, BLOCK):
             s = start + at
-            inside = s < terms
+            inside = s < end
             x = tl.load(x_ptr + s, mask=inside, other=0.0)
             step = tl.load(step_ptr + s, mask=inside, other=0.0)
             tl.store(x_ptr + s, x + length * step, mask=inside)
@@ -109,52 +121,75 @@ def _conjugate_kernel(
             square += slope * slope
         left = tl.sum(square, axis=0)
         tl.debug_barrier()  # the slope is read back by other threads
-        for start in range(0, terms, BLOCK):
+        for start in range(begin, end, BLOCK):
             s = start + at
-            step = tl.load(step_ptr + s, mask=s < terms, other=0.0)
-            slope = tl.load(slope_ptr + s, mask=s < terms, other=0.0)
-            tl.store(step_ptr + s, slope + left / size * step, mask=s < terms)
-        tl.store(state_ptr, left)
+            step = tl.load(step_ptr + s, mask=s < end, other=0.0)
+            slope = tl.load(slope_ptr + s, mask=s < end, other=0.0)
+            tl.store(step_ptr + s, slope + left / size * step, mask=s < end)
+        tl.store(state_ptr + 2 * o, left)
+
+
+class Terms(NamedTuple):
+    """Those of one output: the bins that they fall in, of all, int32 (S, C), their signs as bits
+    (S, WORDS), and coefficients to start from (S,); and the first of its bins."""
+
+    bins: Tensor
+    bits: Tensor
+    coefs: Tensor
+    offset: int
 
 
 def fit(
-    target: Tensor, residual: Tensor, energy: Tensor, bins: Tensor, bits: Tensor, coefs: Tensor
-) -> Tensor:
-    """The coefficients that explain `target` (bins, P) best, from `coefs` (S,) on; what they leave
-    of it goes into residual and energy.
-
-    Args: bins int32 (S, C), bits (S, WORDS): of the terms.
-    """
-    (size, shifts), (terms, groups) = target.shape, bins.shape
-    order = bins.flatten().argsort(stable=True)
-    ends = torch.arange(size + 1, device=target.device, dtype=torch.int32)
-    first = torch.searchsorted(bins.flatten()[order], ends)  # (size + 1,)
-    entry = order // groups
+    target: Tensor, residual: Tensor, energy: Tensor, size: int, outputs: list[Terms]
+) -> list[Tensor]:
+    """For each of several outputs, of `size` bins each, the coefficients that explain its bins of
+    `target` (all bins, P) best; what they leave goes into residual and energy."""
+    device, shifts = target.device, target.shape[1]
+    groups, counts = outputs[0].bins.shape[1], [len(own.coefs) for own in outputs]
+    bins, bits, x = (torch.cat([own[i] for own in outputs]) for i in range(3))
+    ends = [0, *accumulate(counts)]
+    edges = torch.arange(size + 1, device=device, dtype=torch.int32)
+    order = [own.bins.flatten().argsort(stable=True) for own in outputs]
+    first = torch.stack(
+        [
+            torch.searchsorted(own.bins.flatten()[rows], edges + own.offset) + groups * end
+            for own, rows, end in zip(outputs, order, ends, strict=False)
+        ]
+    )  # (outputs, size + 1)
+    entry = torch.cat([rows // groups + end for rows, end in zip(order, ends, strict=False)])
+    offsets = up(torch.tensor([own.offset for own in outputs]), device)
+    bounds = up(torch.tensor(ends), device)
     block_p = triton.next_power_of_2(shifts)
     how = {"WORDS": bits.shape[1], "BLOCK": max(1, VALUES // block_p), "BLOCK_P": block_p}
 
     def spread(x: Tensor, out: Tensor, whole: bool) -> None:
-        _spread_kernel[(triton.cdiv(size, how["BLOCK"]),)](
-            *(x, bits, entry, first, target, out, energy, size, shifts), RESIDUAL=whole, **how
+        _spread_kernel[(triton.cdiv(size, how["BLOCK"]), len(outputs))](
+            *(x, bits, entry, first, target, out, energy, offsets, size, shifts),
+            RESIDUAL=whole,
+            **how,
         )
 
     def gather(image: Tensor, out: Tensor) -> None:
-        if terms:
-            _gather_kernel[(triton.cdiv(terms, how["BLOCK"]),)](
-                *(image, bins, bits, out, terms, shifts, groups), **how
+        if len(x):
+            _gather_kernel[(triton.cdiv(len(x), how["BLOCK"]),)](
+                *(image, bins, bits, out, len(x), shifts, groups), **how
             )
 
-    x, slope, turned = coefs.clone(), torch.empty_like(coefs), torch.empty_like(coefs)
+    def squares(x: Tensor) -> Tensor:
+        """Of each output, from memory of its own: the order of a sum may go by addresses."""
+        return torch.stack([part.clone().square().sum() for part in x.split(counts)])
+
+    slope, turned = torch.empty_like(x), torch.empty_like(x)
     spread(x, residual, True)
     gather(residual, slope)
     step, image = slope.clone(), torch.empty_like(target)
-    goal = 1e-31 * (groups * shifts) ** 2 * x.square().sum()
-    state = torch.stack([slope.square().sum(), goal])
+    goal = 1e-31 * (groups * shifts) ** 2 * squares(x)
+    state = torch.stack([squares(slope), goal], 1)
     for i in range(STEPS):
-        if i % LOOK == 0 and not bool(state[0] > state[1]):
+        if i % LOOK == 0 and not bool((state[:, 0] > state[:, 1]).any()):
             break
         spread(step, image, False)
         gather(image, turned)
-        _conjugate_kernel[(1,)](x, step, slope, turned, state, terms, BLOCK=1024)
+        _conjugate_kernel[(len(outputs),)](x, step, slope, turned, state, bounds, BLOCK=1024)
     spread(x, residual, True)
-    return x
+    return list(x.split(counts))
