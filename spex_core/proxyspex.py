@@ -11,7 +11,7 @@ from torch import Tensor
 from . import resident, resident_proxy
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
-from .explanation import Explanation
+from .explanation import Explanation, with_picture
 from .patience import Patience
 from .prefixes import BRANCHING
 from .proxy import ProxyFit, fit_default
@@ -100,7 +100,8 @@ def proxyspex(
         seed=seed,
     )
     if device.type != "cpu":
-        return on_device(recipe, terms, f, names, device, batch_size=batch_size, progress=progress)
+        shown: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        return with_picture(on_device(recipe, terms, f, names, device, **shown), f)
     return explain(recipe, f, names, batch_size=batch_size, progress=progress, **given)
 
 
