@@ -125,7 +125,7 @@ class Run:
         size = check_int("batches: size", size, 1)
         for part, dense in batches(self._ledger, self._ledger.owed(), size):
             self._last = part
-            yield part.masks if packed else dense
+            yield part.masks.clone() if packed else dense
 
     def tell(
         self,
@@ -149,16 +149,18 @@ class Run:
             masks is not None or self._last is not None,
             "tell: masks must be given, as no batch is handed out",
         )
+        if masks is None and self._ledger.settle(self._last, values):
+            return
         packed = None if masks is None else bits.pack_batch("tell", masks, self.plan.n).cpu()
         part = self._last if packed is None else self._ledger.part(packed)
         try:
-            numbers, finite = numbers_of(values, len(part.rows), self.recipe.many)
+            numbers, finite = numbers_of(values, len(part.words), self.recipe.many)
         except (ValueError, TypeError) as error:
             raise type(error)(f"tell: values: {error}") from None
         if finite.all():
             self._ledger.tell(part, numbers, distinct=packed is None)
             return
-        self._ledger.tell(part.where(finite), numbers[finite])
+        self._ledger.tell(part.where(finite), numbers[finite], distinct=packed is None)
         raise ValueError(f"tell: values: {not_finite(numbers, finite)}; the others are kept")
 
     def fit(self) -> Found:

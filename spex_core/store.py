@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +22,13 @@ from . import masks as bits
 from . import store_manifest
 from .errors import FormatError, check
 from .planner import distinct
+from .records import Layout, keys_of
 from .store_index import Index
 from .store_manifest import Manifest
-from .store_shards import BLOCK, Layout, Shard, Writer, keys_of, shards_in
+from .store_shards import BLOCK, Shard, Writer, shards_in
 
 SHARD_BYTES = 1 << 28  # from which on a process begins another shard
 ROW_BITS = 40  # a place is a shard's number above these bits, and a row of it in them
-
-
-class Ready(NamedTuple):
-    """Records (T, width) whose values are to be filled in, and the keys (T,) of their masks."""
-
-    records: np.ndarray
-    keys: np.ndarray
-
-    def part(self, rows: slice) -> Ready:
-        return Ready(self.records[rows], self.keys[rows])
 
 
 class Store:
@@ -95,28 +86,26 @@ class Store:
         Raises: TypeError, ValueError; OSError if they cannot be written, as on a full or read-only
                 disk: then this batch is to be appended again, and all that was there stays.
         """
-        numbers = self._numbers_of(values, len(masks))
-        self.append_ready(self.ready(masks), numbers, sync=sync)
+        words = self._words("append", masks)
+        self.append_words(words, self._numbers_of(values, len(words)), sync=sync)
 
-    def ready(self, masks: Tensor | np.ndarray) -> Ready:
-        """Masks as append takes them, for append_ready: what their names take to compute is then
-        shared by many small appends."""
-        return Ready(*self._layout.begun(self._words("append", masks)))
-
-    def append_ready(self, ready: Ready, values: np.ndarray, *, sync: bool = False) -> None:
-        """As append, of finite float64 values (T,) or (T, q), which are not checked."""
-        if not len(values):
+    def append_words(self, words: np.ndarray, values: np.ndarray, *, sync: bool = False) -> None:
+        """As append, of contiguous int64 (T, W) and finite float64 (T,) or (T, q), which are not
+        checked."""
+        self._check_shape(values, len(words))
+        if not len(words):
             return
-        self._layout.fill(*ready, values.reshape(len(values), -1))
+        marks, numbers = np.zeros(len(words), np.bool_), values.reshape(len(words), -1)
+        records, keys = self._layout.records(words.view(np.uint64), numbers, marks)
         with self._lock:
             try:
-                number, row = self._write(ready.records, sync)
+                number, row = self._write(records, sync)
             except OSError as error:
                 raise self._cannot(error) from error
             except BaseException:
                 self._writer = None
                 raise
-            self._pending.append((ready.keys, number, row))
+            self._pending.append((keys, number, row))
 
     def sync(self) -> None:
         """All that this process has appended is on disk when this returns.
@@ -176,7 +165,7 @@ class Store:
         for start in range(0, len(places), BLOCK):
             with self._lock:
                 records = self._read(places[start : start + BLOCK])
-            records = records[self._layout.keys(records)[1]]
+            records = records[self._layout.check(records).whole]
             masks = np.ascontiguousarray(records[:, : self._layout.words]).view(np.int64)
             values = self._layout.values_of(records)
             yield torch.from_numpy(masks), values.reshape(-1, *self._shape)
@@ -280,7 +269,7 @@ class Store:
             new = ~found[asked]
             asked, records = asked[new], self._read(places[new])
             same = (records[:, : self._layout.words] == words[asked]).all(1)
-            same &= self._layout.keys(records)[1]
+            same &= self._layout.check(records).whole
             found[asked[same]] = True
             values[asked[same]] = self._layout.values_of(records[same])
 
@@ -291,7 +280,7 @@ class Store:
             block = slice(start, start + BLOCK)
             one, other = self._read(places[block]), self._read(others[block])
             same = (one[:, : self._layout.words] == other[:, : self._layout.words]).all(1)
-            parts.append(same & self._layout.keys(one)[1] & self._layout.keys(other)[1])
+            parts.append(same & self._layout.check(one).whole & self._layout.check(other).whole)
         return np.concatenate(parts)
 
     def _read(self, places: np.ndarray) -> np.ndarray:
@@ -315,25 +304,28 @@ class Store:
         return words
 
     def _numbers_of(self, values: Tensor | np.ndarray, count: int) -> np.ndarray:
-        """float64 (count, q)."""
+        """float64 (count,) or (count, q)."""
         if isinstance(values, Tensor):
             values = values.detach().double().cpu().numpy()
         values = np.asarray(values)
         if values.dtype.kind not in "biuf":
             raise TypeError(f"Store.append: values must be real numbers, got {values.dtype}")
-        check(
-            values.shape == (count, *self._shape),
-            "Store.append: values must have shape {}, got {} (the manifest says outputs = {})",
-            *((count, *self._shape), values.shape, self.manifest.outputs),
-        )
-        numbers = np.ascontiguousarray(values, np.float64).reshape(count, self._layout.values)
+        self._check_shape(values, count)
+        numbers = np.ascontiguousarray(values, np.float64)
         if not np.isfinite(numbers).all():
-            bad = np.flatnonzero(~np.isfinite(numbers).all(1))
+            bad = np.flatnonzero(~np.isfinite(numbers).reshape(count, -1).all(1))
             raise ValueError(
                 f"Store.append: values must be finite, got {values[bad[0]]} for mask {bad[0]} "
                 f"({len(bad)} of {count} are not finite)"
             )
         return numbers
+
+    def _check_shape(self, values: np.ndarray, count: int) -> None:
+        if values.shape != (count, *self._shape):
+            raise ValueError(
+                f"Store.append: values must have shape {(count, *self._shape)}, got "
+                f"{values.shape} (the manifest says outputs = {self.manifest.outputs})"
+            )
 
 
 def _places(number: int, rows: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
