@@ -192,9 +192,14 @@ def _asked(
     check(f.n == ledger.plan.n, "it must have n = {} features, got {}", ledger.plan.n, f.n)
     for block in ledger.blocks(owed, whole=f.order == "prefix"):
         left = ledger.still_owed(*block)
+        before = len(f.censored)
         with contextlib.closing(f.stream(left.masks.clone())) as packs:
             for at, values in packs:
-                part = left.where(at)
+                part, censored = left.where(at), f.censored
+                if len(censored) > before:
+                    fresh = ledger.plan.keys(censored[before:])
+                    marks = np.isin(ledger.plan.keys(part.masks), fresh)
+                    part, before = part._replace(marks=marks), len(censored)
                 yield part, values, int(f.cost(part.masks).sum())
 
 

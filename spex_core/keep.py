@@ -40,7 +40,9 @@ class Keep:
         else:
             self.folder = Path(where)
             self._open(many)
-        self._unsafe: list[tuple[np.ndarray, np.ndarray]] = []  # appended since the last sync
+        self._unsafe: list[
+            tuple[np.ndarray, np.ndarray, np.ndarray | None]
+        ] = []  # appended since the last sync
         self._failed = False  # so that what is unsafe has to be appended again
         self._last, self._took = time.perf_counter(), TOOK  # the last sync: when, seconds
 
@@ -66,22 +68,26 @@ class Keep:
             self._open(many=True)
         return begun
 
-    def lookup(self, masks: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """As Store.lookup."""
+    def lookup(self, masks: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As Store.lookup_marked."""
         if self.store is None:
-            return np.zeros(len(masks), np.bool_), np.zeros(len(masks))
-        return self.store.lookup(masks)
+            none = np.zeros(len(masks), np.bool_)
+            return none, np.zeros(len(masks)), none
+        return self.store.lookup_marked(masks)
 
-    def append(self, words: np.ndarray, values: np.ndarray) -> None:
-        """Packed masks, contiguous int64 (T, W), and finite float64 (T,) or (T, q).
+    def append(
+        self, words: np.ndarray, values: np.ndarray, marks: np.ndarray | None = None
+    ) -> None:
+        """Packed masks, contiguous int64 (T, W), finite float64 (T,) or (T, q), and bool (T,):
+        which of these are only bounds.
 
         Raises: OSError; the values are then kept in memory, and the next call tries again."""
-        self._unsafe.append((words, values))
+        self._unsafe.append((words, values, marks))
         if self._failed:  # so that all of it goes out again
             self.flush()
             return
         self._failed = True
-        self._begun(values).append_words(words, values)
+        self._begun(values).append_words(words, values, marks)
         self._failed = False
         if (time.perf_counter() - self._last) * SHARE >= self._took:
             self.flush()
@@ -91,8 +97,8 @@ class Keep:
         if not self._unsafe:
             return
         if self._failed:
-            for words, values in self._unsafe:
-                self._begun(values).append_words(words, values)
+            for words, values, marks in self._unsafe:
+                self._begun(values).append_words(words, values, marks)
         self._failed = True
         start = time.perf_counter()
         self._begun(self._unsafe[0][1]).sync()

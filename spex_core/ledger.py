@@ -27,12 +27,13 @@ class Part(NamedTuple):
     """Masks of a plan.
 
     plan: whose. places: of each there, (k,), or the slice that they are. words: int64 (k, W), the
-    masks, packed.
+    masks, packed. marks: bool (k,), which of their values are only bounds; None: none.
     """
 
     plan: SamplingPlan
     places: np.ndarray | slice
     words: np.ndarray
+    marks: np.ndarray | None = None
 
     @property
     def masks(self) -> Tensor:
@@ -43,9 +44,11 @@ class Part(NamedTuple):
         places = self.places
         if isinstance(places, slice):
             places = np.arange(places.start, places.stop)
-        return Part(self.plan, places[rows], self.words[rows])
+        marks = None if self.marks is None else self.marks[rows]
+        return Part(self.plan, places[rows], self.words[rows], marks)
 
     def slice(self, start: int, stop: int) -> Part:
+        """Of a part without marks."""
         words, places = self.words[start:stop], self.places
         if isinstance(places, slice):
             first = places.start + start
@@ -83,6 +86,7 @@ class Ledger:
     Attributes:
         plan: what is asked for. first, slot: its places.
         there: bool (U,), which masks have a value. values: float64 (U,) or (U, q), or None yet.
+        marked: bool (U,), which of the values are only bounds.
         cached, evaluated: masks whose values were known or read, and those that were told.
         failed: calls that gave no value, or not one for each mask.
         repeated: values told again, which do not count; contrary: those of them that differed.
@@ -100,7 +104,7 @@ class Ledger:
     def _begin(self, plan: SamplingPlan) -> None:
         self.plan = plan
         self.first, self.slot = plan.places.first, plan.places.slot
-        self.there = np.zeros(len(self.first), np.bool_)
+        self.there, self.marked = np.zeros((2, len(self.first)), np.bool_)
         self._was_known = np.zeros(len(self.first), np.bool_)  # as `known`, which has the masks
 
     # ---- Asking ----------------------------------------------------------------------------------
@@ -142,10 +146,11 @@ class Ledger:
     def extend(self, masks: Tensor) -> None:
         """Ask for these packed masks too, which the plan does not have."""
         before, there, known, values = self.plan.places, self.there, self._was_known, self.values
+        marked = self.marked
         self._begin(self.plan.extended(masks))
         at = np.empty(len(there), np.int64)
         at[before.at] = self._find(before.keys)
-        self.there[at], self._was_known[at] = there, known
+        self.there[at], self._was_known[at], self.marked[at] = there, known, marked
         if values is not None:
             self.values = np.zeros((len(self.there), *values.shape[1:]))
             self.values[at] = values
@@ -198,6 +203,7 @@ class Ledger:
             and values.shape == (len(part.words), *known.shape[1:])
             and values.flags.c_contiguous
             and isinstance(places, slice)
+            and part.marks is None
             and part.plan is self.plan
             and (kernel := _kernel()) is not None
             and kernel(values, known[places], self.there[places])
@@ -230,14 +236,16 @@ class Ledger:
     def _put(self, part: Part, values: np.ndarray) -> None:
         """Of masks that have none."""
         self._set(part.places, values)
+        if part.marks is not None:
+            self.marked[part.places] = part.marks
         self.evaluated += len(values)
         if self.keep is not None and len(values):
-            self.keep.append(part.words, values)
+            self.keep.append(part.words, values, part.marks)
 
     def values_of(self, part: Part) -> np.ndarray:
         return self.values[self._now(part).places]
 
-    def part(self, masks: Tensor) -> Part:
+    def part(self, masks: Tensor, marks: np.ndarray | None = None) -> Part:
         """The part of the plan that packed masks are.
 
         Raises: ValueError for masks that are not asked for.
@@ -248,11 +256,11 @@ class Ledger:
                 f"tell: masks must be ones that the run asks for; {int((at < 0).sum()):,} of "
                 f"{len(at):,} are not, the first in row {int((at < 0).argmax())}"
             )
-        return Part(self.plan, at, masks.numpy())
+        return Part(self.plan, at, masks.numpy(), marks)
 
     def _now(self, part: Part) -> Part:
         """The same masks in the plan as it is now, if it has been extended since."""
-        return part if part.plan is self.plan else self.part(part.masks)
+        return part if part.plan is self.plan else self.part(part.masks, part.marks)
 
     def take(self, masks: np.ndarray, values: np.ndarray) -> None:
         """Values that are known, of any masks bool (rows, n)."""
@@ -278,12 +286,14 @@ class Ledger:
     def take_stored(self, store: Store) -> None:
         """Values that another run has paid for."""
         for rows, masks in self.blocks(self.owed()):
-            found, values = store.lookup(masks)
+            found, values, marks = store.lookup_marked(masks)
             if found.any():
-                self._set(self.slot[rows[found]], values[found])
+                places = self.slot[rows[found]]
+                self._set(places, values[found])
+                self.marked[places] = marks[found]
                 self.cached += int(found.sum())
                 if self.keep is not None:
-                    self.keep.append(masks.numpy()[found], values[found])
+                    self.keep.append(masks.numpy()[found], values[found], marks[found])
 
     def paid(self) -> Known:
         """All that is known: what `take` was given, then the rest, as it was asked for."""
@@ -299,12 +309,13 @@ class Ledger:
             return fresh, numbers
         return np.concatenate([masks, fresh]), np.concatenate([values, numbers])
 
-    def told(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """The masks of the plan that have a value, packed, and their values, in blocks."""
+    def told(self) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        """The masks of the plan that have a value, packed, their values, and which of these are
+        only bounds, in blocks."""
         rows = np.zeros(self.plan.total, np.bool_)
         rows[self.first[self.there]] = True
         for at, masks in self.blocks(rows):
-            yield masks, self.values[self.slot[at]]
+            yield masks, self.values[self.slot[at]], self.marked[self.slot[at]]
 
     @property
     def outputs(self) -> int | None:
@@ -346,8 +357,9 @@ class Ledger:
                 self._take_stored(rows, masks)
 
     def _take_stored(self, rows: np.ndarray, masks: Tensor) -> None:
-        found, values = self.keep.lookup(masks)
+        found, values, marks = self.keep.lookup(masks)
         found &= ~self.there[self.slot[rows]]
         if found.any():
             self._set(self.slot[rows[found]], values[found])
+            self.marked[self.slot[rows[found]]] = marks[found]
             self.cached += int(found.sum())

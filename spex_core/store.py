@@ -75,27 +75,41 @@ class Store:
         return cls(folder, there)
 
     def append(
-        self, masks: Tensor | np.ndarray, values: np.ndarray | Tensor, *, sync: bool = True
+        self,
+        masks: Tensor | np.ndarray,
+        values: np.ndarray | Tensor,
+        *,
+        censored: np.ndarray | None = None,
+        sync: bool = True,
     ) -> None:
         """Write values down; they are on disk when this returns.
 
         Args:   masks: packed int64 (T, W), or bool (T, n). values: (T,), or (T, q) for a store of q
-                outputs; finite.
+                outputs; finite. censored: bool (T,), which of them are only bounds; None: none.
                 sync: False leaves that to the next `sync`. They outlive the process all the same,
                 if not a machine that loses power.
         Raises: TypeError, ValueError; OSError if they cannot be written, as on a full or read-only
                 disk: then this batch is to be appended again, and all that was there stays.
         """
         words = self._words("append", masks)
-        self.append_words(words, self._numbers_of(values, len(words)), sync=sync)
+        numbers, marks = self._numbers_of(values, len(words)), _marks_of(censored, len(words))
+        self.append_words(words, numbers, marks, sync=sync)
 
-    def append_words(self, words: np.ndarray, values: np.ndarray, *, sync: bool = False) -> None:
+    def append_words(
+        self,
+        words: np.ndarray,
+        values: np.ndarray,
+        marks: np.ndarray | None = None,
+        *,
+        sync: bool = False,
+    ) -> None:
         """As append, of contiguous int64 (T, W) and finite float64 (T,) or (T, q), which are not
-        checked."""
+        checked, and marks bool (T,) of those that are only bounds."""
         self._check_shape(values, len(words))
         if not len(words):
             return
-        marks, numbers = np.zeros(len(words), np.bool_), values.reshape(len(words), -1)
+        marks = np.zeros(len(words), np.bool_) if marks is None else np.ascontiguousarray(marks)
+        numbers = values.reshape(len(words), -1)
         records, keys = self._layout.records(words.view(np.uint64), numbers, marks)
         with self._lock:
             try:
@@ -129,15 +143,21 @@ class Store:
         Args:    masks: packed int64 (T, W), or bool (T, n); any order, repeats allowed.
         Returns: bool (T,): which there are; float64 (T,), or (T, q): their values, else NaN.
         """
+        return self.lookup_marked(masks)[:2]
+
+    def lookup_marked(
+        self, masks: Tensor | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, and bool (T,): which of the values are only bounds."""
         words = self._words("lookup", masks)
-        found = np.zeros(len(words), np.bool_)
+        found, marks = np.zeros((2, len(words)), np.bool_)
         values = np.full((len(words), self._layout.values), np.nan)
         with self._lock:
             self._take_in()
             for start in range(0, len(words) if self._index.runs else 0, BLOCK):
                 part = slice(start, start + BLOCK)
-                self._look_up(words[part], found[part], values[part])
-        return found, values.reshape(-1, *self._shape)
+                self._look_up(words[part], found[part], values[part], marks[part])
+        return found, values.reshape(-1, *self._shape), marks
 
     def missing(self, masks: Tensor | np.ndarray) -> np.ndarray:
         """int64 (M,): a row of each distinct mask that there is no value of, ascending."""
@@ -159,16 +179,22 @@ class Store:
 
     def blocks(self) -> Iterator[tuple[Tensor, np.ndarray]]:
         """The same, some thousands at a time, masks packed int64 (rows, W)."""
+        for masks, values, _ in self.blocks_marked():
+            yield masks, values
+
+    def blocks_marked(self) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        """The same, and bool (rows,): which of the values are only bounds."""
         with self._lock:
             self._take_in()
             places = self._index.places()
         for start in range(0, len(places), BLOCK):
             with self._lock:
                 records = self._read(places[start : start + BLOCK])
-            records = records[self._layout.check(records).whole]
+            _, whole, marked = self._layout.check(records)
+            records, marks = records[whole], marked[whole]
             masks = np.ascontiguousarray(records[:, : self._layout.words]).view(np.int64)
             values = self._layout.values_of(records)
-            yield torch.from_numpy(masks), values.reshape(-1, *self._shape)
+            yield torch.from_numpy(masks), values.reshape(-1, *self._shape), marks
 
     def __len__(self) -> int:
         """Distinct masks."""
@@ -264,14 +290,18 @@ class Store:
             self._pending = []
             self._index.add(np.concatenate(keys), np.concatenate(places))
 
-    def _look_up(self, words: np.ndarray, found: np.ndarray, values: np.ndarray) -> None:
+    def _look_up(
+        self, words: np.ndarray, found: np.ndarray, values: np.ndarray, marks: np.ndarray
+    ) -> None:
         for asked, places in self._index.find(keys_of(words)):
             new = ~found[asked]
             asked, records = asked[new], self._read(places[new])
             same = (records[:, : self._layout.words] == words[asked]).all(1)
-            same &= self._layout.check(records).whole
+            _, whole, marked = self._layout.check(records)
+            same &= whole
             found[asked[same]] = True
             values[asked[same]] = self._layout.values_of(records[same])
+            marks[asked[same]] = marked[same]
 
     def _same(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Whether two places have the same mask, and neither is damaged since it was scanned."""
@@ -326,6 +356,18 @@ class Store:
                 f"Store.append: values must have shape {(count, *self._shape)}, got "
                 f"{values.shape} (the manifest says outputs = {self.manifest.outputs})"
             )
+
+
+def _marks_of(censored: np.ndarray | None, count: int) -> np.ndarray | None:
+    if censored is None:
+        return None
+    marks = np.asarray(censored)
+    check(
+        marks.dtype == np.bool_ and marks.shape == (count,),
+        "Store.append: censored must be bool ({},), got {} {}",
+        *(count, marks.dtype, marks.shape),
+    )
+    return marks
 
 
 def _places(number: int, rows: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
