@@ -97,10 +97,11 @@ def main() -> None:
         run_peers([int(s) for s in last.split(",")] if last != "--peers" else list(range(SEEDS)))
         return
     torch.set_num_threads(1)
+    own = [ours(seed) for seed in range(SEEDS)]
     peer = known()
     found = defaultdict(list)
-    for seed in range(SEEDS):
-        for case, row in ours(seed).items():
+    for seed, there in enumerate(own):
+        for case, row in there.items():
             found[case].append(row | {"seed": seed, "theirs": peer.get((*case, seed))})
     rows = []
     for (game, T), runs in sorted(found.items()):

@@ -173,15 +173,15 @@ def op_rows(device: torch.device, rate: float, seconds: float) -> list[dict]:
         ),
         (
             *("anova_kernel", "5000 x 5000, n=64, order 4"),
-            lambda: ops.anova_kernel(process, process, *prior),
-            lambda d: ops.anova_kernel(*prior_of(few[:99, :1], d)),
+            lambda how: ops.anova_kernel(process, process, *prior, **how),
+            lambda d, how: ops.anova_kernel(*prior_of(few[:99, :1], d), **how),
             8 * 5000**2,
         ),
         (
             *("anova_kernel_grad", "5000 x 5000, n=64, order 4"),
-            lambda: ops.anova_kernel_grad(process, process, *prior, weights),
-            lambda d: ops.anova_kernel_grad(
-                *prior_of(few[:99, :1], d), torch.ones(99, 99, device=d)
+            lambda how: ops.anova_kernel_grad(process, process, *prior, weights, **how),
+            lambda d, how: ops.anova_kernel_grad(
+                *prior_of(few[:99, :1], d), torch.ones(99, 99, dtype=torch.float64, device=d), **how
             )[0].round(decimals=6),
             8 * 5000**2,
         ),

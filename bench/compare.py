@@ -8,9 +8,10 @@ CPU seconds and memory against n, on planted hierarchical functions (100 terms, 
 ProxySPEX and GPSPEX get the same uniform masks as their peers; SPEX asks for masks of its own.
 
 A run is one fit in a process of its own on one thread, one line of results/compare_runs.jsonl, so
---run can be stopped and goes on. Seconds leave out imports and the function; a run of more than
-LIMIT CPU seconds is ended, and its line says so. Memory is what the process takes on top of what
-it had before the fit.
+--run can be stopped and goes on. Seconds leave out imports and the function; a peer's run of more
+than LIMIT CPU seconds is ended, and its line says so. Memory is the peak of the process less what
+its method's process has before the smallest fit, the imports: making the samples counts too, and
+samples_mb is what that takes alone.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def theirs(method: str, **case: object) -> Row:
         if peers.process.poll() is None:  # it answered: it cannot do this
             return {"refused": str(error)}
         return {"limit": LIMIT}
+    finally:
+        peers.close()
 
 
 def lines() -> list[Row]:
@@ -125,11 +128,17 @@ def by_budget(rows: list[Row]) -> list[Row]:
 
 def against_n(rows: list[Row]) -> list[Row]:
     """Seconds, memory and R2 on the planted functions, a row a method and n."""
-    out = []
+    out, starts = [], {}
+    for row in rows:
+        if "start_mb" in row:
+            start = starts.get(row["method"], row["start_mb"])
+            starts[row["method"]] = min(start, row["start_mb"])
     for row in rows:
         if "peak_mb" in row:
-            row = row | {"added_mb": row["peak_mb"] - row["start_mb"]}
-        keys = ("method", "n", "samples", "r2", "cpu", "added_mb", "limit", "refused")
+            row = row | {"added_mb": row["peak_mb"] - starts[row["method"]]}
+        if " " not in row["method"]:  # the peers make their samples later than they begin to count
+            row = row | {"samples_mb": row["start_mb"] - starts[row["method"]]}
+        keys = ("method", "n", "samples", "r2", "cpu", "added_mb", "samples_mb", "limit", "refused")
         out.append({key: row[key] for key in keys if key in row})
     return out
 
@@ -174,7 +183,10 @@ def draw(on_games: list[Row], size: list[Row]) -> None:
         for ax in axes:
             handles, labels = ax.get_legend_handles_labels()
             entries |= dict(zip(labels, handles, strict=True))
-        order = [method for method in COLOURS if method in entries]
+        order = [
+            *(method for method in COLOURS if method in entries),
+            *sorted(entries.keys() - COLOURS),
+        ]
         figure.legend([entries[m] for m in order], order, loc="outside lower center", ncols=3)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
@@ -198,17 +210,21 @@ def draw(on_games: list[Row], size: list[Row]) -> None:
         ax.set_ylim(bottom=max(-0.2, ax.get_ylim()[0]), top=1.02)
         ax.set_title(name, fontsize=8)
         ax.minorticks_off()
-    figure.supxlabel("evaluations")
+    grid[-1, 1].set_xlabel("evaluations")
     figure.supylabel("R2 on unseen masks")
     save(figure, "r2", grid.flat)
 
     for name, key, label in (
         ("seconds", "cpu", "CPU seconds of a fit"),
-        ("memory", "added_mb", "MB on top of the process"),
+        ("memory", "added_mb", "MB on top of the imports"),
     ):
         figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
         for method in COLOURS:
             line(ax, size, method, "n", key)
+        for method in ("ProxySPEX", "SPEX") if name == "memory" else ():
+            rows = [r for r in size if r["method"] == method and r["samples_mb"] > 0]
+            points = [r["n"] for r in rows], [r["samples_mb"] for r in rows]
+            ax.plot(*points, ":", label=f"making {rows[0]['samples']:,} samples")
         ax.set(xscale="log", yscale="log", xlabel="features n", ylabel=label)
         ax.set(xticks=SIZES, xticklabels=SIZES)
         ax.minorticks_off()

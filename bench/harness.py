@@ -149,6 +149,11 @@ class Peers:
         self.process.stdin.flush()
         return self.answer()
 
+    def close(self) -> None:
+        """Ends the process, which would otherwise wait for cases as long as this one lives."""
+        self.process.stdin.close()
+        self.process.wait()
+
     def answer(self) -> Row:
         line = self.process.stdout.readline()
         if not line:

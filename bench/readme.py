@@ -1,7 +1,7 @@
-"""Writes the figures of bench/results/ into the README, between its two markers.
+"""Writes the figures of bench/results/ into README and docs/measurements.md, between two markers.
 
-python bench/readme.py          # rewrite the README
-python bench/readme.py --check  # exit 1 if it is not what the results say
+python bench/readme.py          # rewrite both
+python bench/readme.py --check  # exit 1 if one is not what the results say
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->"
 
 
@@ -224,45 +223,106 @@ def subsets(found: dict) -> Iterator[str]:
         )
 
 
-TABLES: dict[str, Callable[[dict], Iterator[str]]] = {
+def indices(found: dict) -> Iterator[str]:
+    """The public way goes through all Moebius coefficients, and makes a dict."""
+    head = "ms public / dict here / arrays here | times faster, dict / arrays"
+    yield f"| Fourier to index, one thread | sets | {head} |"
+    yield "|---|---|---|---|"
+    for row in found["rows"]:
+        if row["terms"] < 10_000 or "shapiq ms" not in row:
+            continue
+        what = f"{row['terms']:,} terms to order {row['degree']}, {row['index']} to {row['order']}"
+        spent = f"{row['shapiq ms']:,.0f} / {row['ms']:.1f} / {row['arrays ms']:.1f}"
+        faster = f"{row['over shapiq']:,.0f} / {row['arrays over shapiq']:,.0f}"
+        yield f"| {what} | {row['sets']:,} | {spent} | {faster} |"
+
+
+def compare(found: dict) -> Iterator[str]:
+    """The published comparison: medians by budget, then planted functions against n."""
+    rows = found["by_budget"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    yield f"| real set functions, median R2 (games): evaluations | {' | '.join(methods)} |"
+    yield "|---|" + "---|" * len(methods)
+    for samples in sorted({row["samples"] for row in rows}):
+        at = {row["method"]: row for row in rows if row["samples"] == samples}
+        cells = [
+            f"{at[m]['median_r2']:.3f} ({at[m]['games']})" if m in at else "-" for m in methods
+        ]
+        yield f"| {samples:,} | {' | '.join(cells)} |"
+    yield "\n![R2 against the budget, 15 real set functions](bench/results/compare_r2.svg)\n"
+    rows = found["against_n"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    yield f"| planted functions, R2 / CPU s / MB: n | {' | '.join(methods)} |"
+    yield "|---|" + "---|" * len(methods)
+    for n in sorted({row["n"] for row in rows}):
+        at = {row["method"]: row for row in rows if row["n"] == n}
+        yield f"| {n:,} | {' | '.join(_of_run(at.get(m), found['limit']) for m in methods)} |"
+    yield ""
+    samples = {row["method"]: row["samples"] for row in rows}
+    yield f"Samples: {', '.join(f'{method} {count:,}' for method, count in samples.items())}.\n"
+    yield "![CPU seconds of a fit against n](bench/results/compare_seconds.svg)"
+    yield "![Memory of a fit against n](bench/results/compare_memory.svg)"
+
+
+def _of_run(row: dict | None, limit: float) -> str:
+    if row is None:
+        return "-"
+    if "limit" in row:
+        return f"over {limit:.0f} s"
+    if "refused" in row:
+        return "refused"
+    return f"{row['r2']:.3f} / {row['cpu']:.1f} / {row['added_mb']:,.0f}"
+
+
+Table = Callable[[dict], Iterator[str]]
+README: dict[str, Table] = {
+    "compare": compare,
     "faithful": faithful,
     "gp": gp,
-    "acquire": acquire,
     "proxyspex": proxyspex,
     "proxy_scale": large,
-    "boost": boosting,
     "spex": decoding,
-    "games": games,
     "scale": scale,
+    "inference": inference,
+}
+MEASUREMENTS: dict[str, Table] = {
+    "games": games,
+    "acquire": acquire,
     "subsets": subsets,
+    "indices": indices,
+    "boost": boosting,
     "fwht": transforms,
     "parity": parities,
-    "inference": inference,
     "trie": tries,
     "heads": heads,
     "attention": attention,
 }
+PAGES = {"README.md": README, "docs/measurements.md": MEASUREMENTS}
 
 
-def figures() -> str:
+def figures(tables: dict[str, Table]) -> str:
     parts = []
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         found = json.loads((HERE / "results" / f"{name}.json").read_text())
         where = f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}, {found['date']}"
-        source = f"*`bench/bench_{name}.py`, {where}*"
+        script = f"bench_{name}.py" if name != "compare" else "compare.py"
+        source = f"*`bench/{script}`, {where}*"
         parts.append("\n".join([*table(found), "", source]))
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> int:
-    old = README.read_text(encoding="utf-8")
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    new = before + BEGIN + figures() + END + after
-    if "--check" in sys.argv:
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    stale = False
+    for name, tables in PAGES.items():
+        page = HERE.parent / name
+        old = page.read_text(encoding="utf-8")
+        before, _, rest = old.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        new = before + BEGIN + figures(tables) + END + after
+        stale |= new != old
+        if "--check" not in sys.argv:
+            page.write_text(new, encoding="utf-8")
+    return int(stale and "--check" in sys.argv)
 
 
 if __name__ == "__main__":

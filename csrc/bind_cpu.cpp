@@ -1,6 +1,6 @@
 // The Python face of the CPU kernels: raw addresses and sizes in, nothing checked. Nothing is
-// allocated but what has a size that is known last: a TreeSpectrum, BoostedTrees. The only caller,
-// spex_core/native.py, holds the tensors alive. The GIL is released throughout.
+// allocated but what has a size that is known last: a TreeSpectrum, BoostedTrees, SupersetSums. The
+// only caller, spex_core/native.py, holds the tensors alive. The GIL is released throughout.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -22,6 +22,7 @@
 #include "peel.h"
 #include "records.h"
 #include "settle.h"
+#include "superset_sums.h"
 #include "tree_fourier.h"
 
 namespace py = pybind11;
@@ -284,6 +285,21 @@ PYBIND11_MODULE(_cpu, m) {
         return spex::tree_fourier_cpu(forest, at<const int32_t>(group), groups, limit, threads);
       },
       release());
+
+  py::class_<spex::SupersetSums>(m, "SupersetSums")
+      .def(py::init([](Address support, Address coefs, int64_t terms, int64_t words,
+                       Address weights, int order, int64_t columns) {
+             return spex::SupersetSums({at<const uint64_t>(support), at<const double>(coefs), terms,
+                                        words, at<const double>(weights), order, columns});
+           }),
+           release())
+      .def("size", &spex::SupersetSums::size)
+      .def(
+          "write",
+          [](const spex::SupersetSums& found, Address sets, Address sums) {
+            found.write(at<int32_t>(sets), at<double>(sums));
+          },
+          release());
 
   m.def(
       "mask_lengths",

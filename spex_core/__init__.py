@@ -23,7 +23,7 @@ from .faithfulness import (
 )
 from .fit import fit
 from .gpspex import gpspex
-from .indices import interactions
+from .indices import interaction_arrays, interactions
 from .patience import Patience
 from .plan import SamplingPlan, plan_spex
 from .proxyspex import proxyspex
@@ -56,6 +56,7 @@ __all__ = [
     "fit",
     "gpspex",
     "hierarchy_rates",
+    "interaction_arrays",
     "interactions",
     "load",
     "plan",

@@ -33,7 +33,8 @@ OPS: dict[str, tuple[str, ...]] = {
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
     "peel": ("reference", "cpu", "triton", "cuda"),
     "boost": ("reference", "cpu", "triton", "cuda"),
-    "tree_fourier": ("reference", "cpu"),
+    "superset_sums": ("reference", "cpu"),
+    "tree_fourier": ("reference", "cpu", "triton"),
     "mask_lengths": ("reference", "cpu", "triton"),
     "pack_tokens": ("reference", "cpu", "triton"),
     "pack_trie": ("reference", "cpu", "triton"),
@@ -44,10 +45,6 @@ OPS: dict[str, tuple[str, ...]] = {
     "score_last": ("reference", "triton"),
     "token_logprobs": ("reference", "triton"),
 }
-
-
-# Ops that "auto" leaves to the host for tensors of any device: docs/kernels.md says why.
-ON_HOST = ("tree_fourier",)
 
 
 @functools.cache
@@ -123,12 +120,10 @@ def pick(op: str, backend: str, device: torch.device) -> str:
     """The backend that runs `op` on tensors of `device`.
 
     "auto" looks at the device only: CPU tensors go to "cpu", else "reference"; CUDA tensors to
-    "cuda", else "triton", else "reference". Ops of ON_HOST go where CPU tensors go.
+    "cuda", else "triton", else "reference".
 
     Raises: BackendUnavailable if the named backend cannot run here, saying why and what can.
     """
-    if backend == "auto" and op in ON_HOST:
-        device = torch.device("cpu")
     order = ("cuda", "triton", "reference") if device.type == "cuda" else ("cpu", "reference")
     if backend == "auto":
         return next(name for name in order if refusal(op, name, device) is None)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import _cuda, reference  # type: ignore[attr-defined]
 from .backend import why_not
+from .boost_start import Start, scaled, started
 from .native_cuda import place
-from .reference_boost import FEATURES, ROWS, Settings, bit_table
+from .reference_boost import FEATURES, ROWS, Settings
+from .transfers import down, up
 
 
 def boost_cuda(
@@ -30,11 +31,10 @@ def boost_cuda(
 ) -> tuple[Tensor, ...]:
     """The fields of ops.Boosted, from the arguments of ops.boost after its checks."""
     rows = torch.cat([masks, watch]).contiguous()
-    inside = bit_table(bags.cpu(), len(masks))  # (J, T)
     parts, staged, nodes = [], [], 0
-    for j, fit in enumerate(settings):
-        bag = np.flatnonzero(inside[j])
-        grower = Grower(rows, len(masks), n, values[j].cpu().numpy(), bag, fit, seed, j)
+    starts = started(values, bags, len(watch), ordered_sums)
+    for j, (start, fit) in enumerate(zip(starts, settings, strict=True)):
+        grower = Grower(rows, len(masks), n, start, fit, seed, j)
         staged.append(grower.run(stages))
         parts.append(grower.forest(j, nodes))
         nodes += len(parts[-1][2])
@@ -50,21 +50,16 @@ class Grower:
         rows: Tensor,
         samples: int,
         n: int,
-        values: np.ndarray,
-        bag: np.ndarray,
+        start: Start,
         settings: Settings,
         seed: int,
         index: int,
     ) -> None:
         self.trees, depth, leaves, min_leaf, rate, l2, self.row_share, self.feature_share = settings
         self.rows, self.samples, self.n, self.seed, self.index = rows, samples, n, seed, index
-        self.exponent = int(np.frexp(np.abs(values[bag]).max())[1])
-        start = np.zeros(len(rows))
-        start[bag] = np.ldexp(values[bag], -self.exponent)
-        self.bias = np.cumsum(start[bag])[-1] / len(bag)
-        self.target = torch.from_numpy(start).to(rows.device)
-        self.bag = torch.from_numpy(bag).to(rows.device)
-        self.residual = self.target - self.bias
+        self.start = start
+        self.bag = start.inside.nonzero()[:, 0]
+        self.residual = start.values - start.bias
         leaves = min(leaves, samples // min_leaf + 1, 1 << min(depth, 30))
 
         def memory(size: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -91,15 +86,18 @@ class Grower:
         staged = []
         for tree in range(self.trees + 1):
             done = [s for s in stages if s == tree or (s > tree and tree == self.trees)]
-            staged += [scaled(self.target - self.residual, self.exponent) for _ in done]
+            staged += [self.predicted() for _ in done]
             if tree < self.trees:
                 self.add_tree(tree)
         return torch.stack(staged)
 
+    def predicted(self) -> Tensor:
+        return scaled(self.start.values - self.residual, self.start.exponent)
+
     def add_tree(self, tree: int) -> None:
         device = self.rows.device
         inside = torch.zeros(self.samples, dtype=torch.uint8, device=device)
-        inside[self.bag[self.draw(len(self.bag), self.row_share, ROWS, tree)]] = 1
+        inside[self.bag[self.draw(self.start.size, self.row_share, ROWS, tree)]] = 1
         allowed = torch.zeros(self.n, dtype=torch.uint8, device=device)
         allowed[self.draw(self.n, self.feature_share, FEATURES, tree)] = 1
         root = self.roots.data_ptr() + 4 * tree
@@ -111,19 +109,27 @@ class Grower:
         if share >= 1:
             return torch.arange(size, device=device)
         where = {"seed": self.seed, "stream": stream, "start": self.index << 32 | tree}
-        keys = _uniform_masks(1, 64 * size, **where)[0].to(device)
+        keys = up(_uniform_masks(1, 64 * size, **where)[0], device)
         order = (keys ^ -(2**63)).argsort(stable=True)  # as unsigned numbers
         return order[: max(1, int(share * size + 0.5))]
 
     def forest(self, j: int, first: int) -> tuple[Tensor, ...]:
         """The first seven fields of ops.Boosted, with the first node as number `first`."""
-        count, device = int(self.nodes), self.rows.device
+        count, device = int(down(self.nodes)), self.rows.device
         feature, *children = (x[:count] for x in self.links)
         absent, present = (torch.where(x >= 0, x + first, x) for x in children)
         group = torch.full((self.trees,), j, dtype=torch.int32, device=device)
-        value = scaled(self.value[:count], self.exponent)
-        bias = torch.tensor([np.ldexp(self.bias, self.exponent)], dtype=torch.float64).to(device)
-        return self.roots + first, group, feature, absent, present, value, bias
+        value, bias = (
+            scaled(x, self.start.exponent) for x in (self.value[:count], self.start.bias)
+        )
+        return self.roots + first, group, feature, absent, present, value, bias[None]
+
+
+def ordered_sums(x: Tensor) -> Tensor:
+    """float64 (J, T) -> the sum of each row, from the left: float64 (J,)."""
+    x, out = x.contiguous(), torch.empty(len(x), dtype=torch.float64, device=x.device)
+    _cuda.sum_of_spans(x.data_ptr(), *x.shape, out.data_ptr(), place(x))
+    return out
 
 
 def _uniform_masks(rows: int, n: int, **where: Any) -> Tensor:
@@ -132,9 +138,3 @@ def _uniform_masks(rows: int, n: int, **where: Any) -> Tensor:
 
         return uniform_masks_cpu(rows, n, **where)
     return reference.uniform_masks(rows, n, **where)
-
-
-def scaled(x: Tensor, exponent: int) -> Tensor:
-    """x 2**exponent, in two steps: one factor may be out of range."""
-    half = exponent // 2
-    return x * 2.0**half * 2.0 ** (exponent - half)

@@ -14,7 +14,7 @@ from . import run
 from .auto import DEGREE, auto_recipe
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
-from .explanation import Explanation
+from .explanation import Explanation, with_picture
 from .gpspex import gpspex
 from .patience import Patience
 from .plan import MAX_TABLE, least_budget
@@ -107,7 +107,7 @@ def explain(
     if pilot is None:
         return run.explain(stack, f, names, known=known, store=store, **asked)
     kept = {"store": store, "fingerprint": getattr(f, "fingerprint", None), "part_of": stack}
-    return with_pilot(stack, f, names, pilot, known, asked, kept)
+    return with_picture(with_pilot(stack, f, names, pilot, known, asked, kept), f)
 
 
 def pilot_of(n: int, budget: int, degree: int) -> int | None:

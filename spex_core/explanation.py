@@ -18,7 +18,7 @@ from . import indices
 from .errors import FormatError, check
 from .gp_process import Process
 from .page import page
-from .picture import picture
+from .picture import Picture, picture
 from .plots import Plots
 from .regions import Regions
 from .shapiq_values import to_shapiq
@@ -141,12 +141,14 @@ class Explanation:
         features: n names, for printing; keys of every result are indices.
         report: how it was found.
         process: of GPSPEX, the posterior, for predictions with error bars; not saved.
+        picture: of a value function of an image, that image, small, and where its features are.
     """
 
     transform: SparseTransform
     features: tuple[str, ...]
     report: Report
     process: Process | None = None
+    picture: Picture | None = None
 
     def interactions(
         self, index: str = "FBII", order: int | None = None
@@ -161,6 +163,14 @@ class Explanation:
         """
         name, order = self._asked("interactions", index, order)
         return indices.interactions(self.transform, name, order)
+
+    def interaction_arrays(
+        self, index: str = "FBII", order: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """The same as arrays, for many interactions: (sets int32 (M, order), features ascending and
+        then -1; values float64 (M,); the baseline). Arguments and errors as for interactions."""
+        name, order = self._asked("interaction_arrays", index, order)
+        return indices.interaction_arrays(self.transform, name, order)
 
     def to_shapiq(self, index: str = "FBII", order: int | None = None) -> InteractionValues:
         """An interaction index as shapiq's InteractionValues, for its plots and what reads them.
@@ -204,8 +214,7 @@ class Explanation:
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ex.plot.text(), .bars(), .network(), .image(image, regions); needs
-        matplotlib."""
+        """Pictures: ex.plot.text(), .bars(), .network(), .image(); needs matplotlib."""
         return Plots(self)
 
     def to_html(
@@ -227,14 +236,15 @@ class Explanation:
 
         Args:   index, order: as `interactions` takes them: what the page shows first.
                 image: (H, W), (H, W, 3) or (3, H, W), with regions as ImageRegions takes them: then
-                the features are shown as regions of the image.
+                the features are shown as regions of the image. By default those of the value
+                function, if it had any.
         Raises: ValueError for what `interactions` refuses, an image without regions or with others
                 than the features, a number that is not finite.
         """
         name, order = self._asked("to_html", index, order)
         check((image is None) == (regions is None), "to_html: image and regions must come together")
         shown = (
-            None
+            self.picture
             if image is None or regions is None
             else picture("to_html", image, regions, self.transform.n, longest=256)
         )
@@ -260,6 +270,8 @@ class Explanation:
         }
         if self.transform.stderr is not None:
             entries["stderr"] = self.transform.stderr.numpy()
+        if self.picture is not None:
+            entries |= {"rgb": self.picture.rgb, "owner": self.picture.owner}
         _write(path, lambda file: np.savez_compressed(file, **entries))
 
 
@@ -304,4 +316,18 @@ def _explanation(file: np.lib.npyio.NpzFile) -> Explanation:
     stderr = torch.from_numpy(file["stderr"]) if "stderr" in file else None
     transform = SparseTransform(int(file["n"]), support, coefs, stderr)
     check(len(about["features"]) == transform.n, "{} names", len(about["features"]))
-    return Explanation(transform, tuple(about["features"]), Report(**report))
+    shown = Picture(file["rgb"], file["owner"]) if "rgb" in file else None
+    check(shown is None or shown.fits(transform.n), "a picture of other features")
+    return Explanation(transform, tuple(about["features"]), Report(**report), picture=shown)
+
+
+def with_picture(
+    found: Explanation | list[Explanation], f: object
+) -> Explanation | list[Explanation]:
+    """Explanations of f with the picture that f has, if it has one."""
+    shown = getattr(f, "picture", None)
+    if shown is None:
+        return found
+    if isinstance(found, list):
+        return [dataclasses.replace(ex, picture=shown) for ex in found]
+    return dataclasses.replace(found, picture=shown)

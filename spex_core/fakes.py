@@ -117,6 +117,11 @@ def tree_fourier(roots, feature, absent, present, value, n, *, groups=1, **_) ->
     return support, value.new_empty(terms, groups)
 
 
+def superset_sums(support, coefs, weights, **_) -> tuple[Tensor, Tensor]:
+    sets = some()
+    return support.new_empty(sets, weights.shape[0], dtype=torch.int32), coefs.new_empty(sets)
+
+
 def anova_kernel(masks, others, relevances, variances, *, backend="auto") -> Tensor:
     return masks.new_empty(masks.shape[0], others.shape[0], dtype=torch.float64)
 

@@ -112,15 +112,14 @@ def members(packed: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The set bits as (row, feature) pairs, both int64 (bits,), rows ascending, features within a
     row too.
 
-    Cost: one pass over the words; no dense (S, n) array.
+    Cost: one pass over the bytes; no dense (S, n) array.
     """
-    table = np.ascontiguousarray(packed.cpu().numpy()).view(np.uint64)
-    rows, at = np.nonzero(table)
-    bits = np.unpackbits(
-        table[rows, at].astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little"
-    )
-    pick, bit = np.nonzero(bits)
-    return rows[pick], at[pick] * 64 + bit
+    table = np.ascontiguousarray(packed.cpu().numpy().astype("<i8", copy=False)).view(np.uint8)
+    at = np.flatnonzero(table)
+    rows, byte = np.divmod(at, table.shape[1])
+    found = np.flatnonzero(np.unpackbits(table.ravel()[at], bitorder="little"))
+    pick = found >> 3
+    return rows[pick], byte[pick] * 8 + (found & 7)
 
 
 def from_members(rows: np.ndarray, features: np.ndarray, count: int, n: int) -> Tensor:

@@ -205,6 +205,16 @@ def tree_fourier_cpu(
     return support, coefs
 
 
+def superset_sums_cpu(support: Tensor, coefs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    support, coefs, weights = support.contiguous(), coefs.contiguous(), weights.contiguous()
+    where = support.data_ptr(), coefs.data_ptr(), *support.shape, weights.data_ptr()
+    found = _cpu.SupersetSums(*where, *weights.shape)
+    sets = torch.empty(found.size(), len(weights), dtype=torch.int32)
+    sums = torch.empty(found.size(), dtype=torch.float64)
+    found.write(sets.data_ptr(), sums.data_ptr())
+    return sets, sums
+
+
 def boost_cpu(
     masks: Tensor,
     values: Tensor,

@@ -22,6 +22,17 @@ class Picture:
     rgb: np.ndarray
     owner: np.ndarray
 
+    def fits(self, n: int) -> bool:
+        """Whether it is as above, of n features."""
+        return (
+            self.rgb.dtype == np.uint8
+            and self.owner.dtype == np.int64
+            and self.rgb.shape == (*self.owner.shape, 3)
+            and self.owner.ndim == 2
+            and self.owner.size > 0
+            and 0 <= self.owner.min() <= self.owner.max() <= n
+        )
+
 
 def picture(
     where: str, image: Any, regions: Regions, n: int, longest: int | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .errors import MissingExtra, check, check_int
-from .picture import picture
+from .picture import Picture, picture
 from .regions import Regions
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class Explained(Protocol):
 
     @property
     def features(self) -> tuple[str, ...]: ...
+
+    @property
+    def picture(self) -> Picture | None: ...
 
     def interactions(self, index: str = ..., order: int | None = ...) -> dict[Set, float]: ...
 
@@ -138,8 +141,8 @@ class Plots:
 
     def image(
         self,
-        image: Any,
-        regions: Regions,
+        image: Any = None,
+        regions: Regions | None = None,
         index: str = "FBII",
         order: int | None = None,
         *,
@@ -148,10 +151,19 @@ class Plots:
         """An image, its regions coloured by main effect.
 
         Args:   image: (H, W), (H, W, 3) or (3, H, W), finite; as the model took it or as it was.
-                regions: (down, across) or a map of segments, as ImageRegions takes them.
-        Raises: ValueError for another shape, for regions that are not the features.
+                regions: (down, across) or a map of segments, as ImageRegions takes them. By
+                default both are those of the value function, if it had any.
+        Raises: ValueError for another shape, for regions that are not the features, where there is
+                no image, or one without regions.
         """
-        shown = picture("plot.image", image, regions, len(self.ex.features))
+        both = (image is None) == (regions is None)
+        check(both, "plot.image: image and regions must both be given")
+        if image is None or regions is None:
+            shown = self.ex.picture
+        else:
+            shown = picture("plot.image", image, regions, len(self.ex.features))
+        if shown is None:
+            raise ValueError("plot.image: image must be given: the value function had none")
         effects = self._effects("image", index, order)
         scale = _scale(effects)
         per_pixel = np.array([*effects, 0.0])[shown.owner]

@@ -5,7 +5,9 @@ their exact spectra, priors mixed as the samples left out of the trees decide, r
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -301,20 +303,19 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
         }
         parts.append((covariances, problem.values[inside], problem.values[outside]))
 
-    def errors(shares: dict[str, float]) -> Tensor:
-        """Of a mixture on all samples left out, at each of LEVELS."""
-        mixed = [
-            (sum(share * cov[name] for name, share in shares.items() if share), *y)
-            for cov, *y in parts
-        ]
-        return sum(path_errors(*part).sum(0) for part in mixed)
+    def errors(of: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+        """Of one covariance of each part, on all samples left out, at each of LEVELS."""
+        return sum(path_errors(of(covariances), *y).sum(0) for covariances, *y in parts)
 
-    by_prior = {name: errors({name: 1.0}) for name in parts[0][0]}
+    by_prior = {name: errors(itemgetter(name)) for name in parts[0][0]}
     count = sum(len(outside) for *_, outside in parts)
     mixture = shares_of(by_prior, count, recipe.temperature)
-    level, linear_level = (
-        float(LEVELS[int(error.argmin())]) for error in (errors(mixture), by_prior["linear"])
-    )
+    mixed = {name: share for name, share in mixture.items() if share}
+    if len(mixed) == 1:
+        error = by_prior[next(iter(mixed))]
+    else:
+        error = errors(lambda cov: sum(share * cov[name] for name, share in mixed.items()))
+    level, linear_level = (float(LEVELS[int(e.argmin())]) for e in (error, by_prior["linear"]))
     return mixture, level, linear_level
 
 
@@ -374,7 +375,7 @@ def without_dust(support: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
     """The constant, which comes first, and all terms but the least that hold DUST of the energy."""
     energy, order = coefs[1:].square().sort(stable=True)
     held = energy.cumsum(0)
-    keep = torch.ones(len(coefs), dtype=torch.bool)
+    keep = torch.ones_like(coefs, dtype=torch.bool)
     keep[1 + order[held <= DUST * held[-1:]]] = False
     return support[keep], coefs[keep]
 

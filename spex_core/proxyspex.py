@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from . import resident, resident_proxy
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
 from .explanation import Explanation
@@ -13,9 +16,9 @@ from .patience import Patience
 from .prefixes import BRANCHING
 from .proxy import ProxyFit, fit_default
 from .proxy_paper import fit_paper
-from .recipe import feature_names
+from .recipe import Clock, feature_names
 from .run import Known, Where, explain
-from .uniform import Algorithm, UniformRecipe
+from .uniform import Algorithm, UniformRecipe, explained, least_masks
 
 PRESETS = ("default", "paper")
 MAX_DEGREE = 16
@@ -38,6 +41,7 @@ def proxyspex(
     known: Known | None = None,
     store: Where | None = None,
     patience: Patience | None = None,
+    device: torch.device | str = "cpu",
 ) -> Explanation | list[Explanation]:
     """ProxySPEX: what drives f, from `budget` evaluations at uniform masks.
 
@@ -69,9 +73,14 @@ def proxyspex(
             or the Store of another run on f, or its directory.
         store, patience: where values are kept as they come, and what is done about calls that fail,
             as in spex().
+        device: where f takes its masks and leaves its values, as in spex(): masks are drawn there,
+            and of them, of values, trees and the regression nothing comes back but the terms, their
+            scores and what Report.moved counts beside those (resident_proxy.py). The default preset
+            only, without prefix_sharing. The result is that of the CPU, to rounding.
     Returns: an Explanation; for q outputs a list of q.
     Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
-             fails, holding what was paid for.
+             fails, holding what was paid for; MemoryError, before f is called, if the device has
+             too little room.
     Cost:    f aside, about T n word operations a tree and S**3 / 3 products for S terms.
     Source:  Butler et al., ProxySPEX, NeurIPS 2025 (arXiv 2505.17495).
     Example: proxyspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=500)
@@ -79,22 +88,53 @@ def proxyspex(
     if not callable(f):
         raise TypeError(f"proxyspex: f must be callable, got {type(f).__name__}")
     names = feature_names("proxyspex", n, features, f)
-    return explain(
-        proxy_recipe(
-            budget=budget,
-            preset=preset,
-            degree=degree,
-            terms=terms,
-            prefix_sharing=prefix_sharing,
-            seed=seed,
-        ),
-        *(f, names),
-        batch_size=check_int("proxyspex: batch_size", batch_size, 1),
-        progress=progress,
-        known=known,
-        store=store,
-        patience=patience,
+    batch_size = check_int("proxyspex: batch_size", batch_size, 1)
+    given: dict[str, Any] = {"known": known, "store": store, "patience": patience}
+    device = resident.usable_device("proxyspex", device, f, given)
+    recipe = proxy_recipe(
+        budget=budget,
+        preset=preset,
+        degree=degree,
+        terms=terms,
+        prefix_sharing=prefix_sharing,
+        seed=seed,
     )
+    if device.type != "cpu":
+        return on_device(recipe, terms, f, names, device, batch_size=batch_size, progress=progress)
+    return explain(recipe, f, names, batch_size=batch_size, progress=progress, **given)
+
+
+def on_device(
+    recipe: UniformRecipe,
+    terms: int | None,
+    f: resident.DeviceFunction,
+    names: tuple[str, ...],
+    device: torch.device,
+    *,
+    batch_size: int,
+    progress: Shown,
+) -> Explanation | list[Explanation]:
+    """The whole run on a device."""
+    resident.check_progress("proxyspex", progress, device)
+    algorithm = recipe.algorithm
+    for name, value, default in (
+        ("preset", algorithm.preset, "default"),
+        ("prefix_sharing", recipe.prefix_sharing, False),
+    ):
+        check(
+            value == default,
+            "proxyspex: {} must be {!r} on {}, got {!r}",
+            *(name, default, device, value),
+        )
+    n, clock = len(names), Clock()
+    budget = check_int("proxyspex: budget", recipe.budget, least_masks(n))
+    how: dict[str, Any] = {"degree": algorithm.degree, "terms": terms, "seed": algorithm.seed}
+    how |= {"batch_size": batch_size, "progress": progress}
+    found = resident_proxy.run(f, n, device, clock, budget=budget, **how)
+    counts: dict[str, Any] = {"used": found.used, "asked": found.plan.total, "moved": found.moved}
+    how = {"budget": budget, "device": device} | counts
+    out = explained(algorithm, found.samples, found.fits, names, clock, **how)
+    return out if found.several else out[0]
 
 
 def proxy_recipe(

@@ -5,6 +5,7 @@ Written for clarity at small sizes; ops.py says what the arguments are and check
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -145,3 +146,23 @@ def tree_fourier(
     support = torch.tensor(packed, device=roots.device).reshape(-1, width)
     rows = [total[k] for k in terms]
     return support, support.new_tensor(rows, dtype=torch.float64).reshape(-1, groups)
+
+
+def superset_sums(support: Tensor, coefs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    order, columns = weights.shape
+    bits = (support[..., None] >> torch.arange(64, device=support.device) & 1).flatten(
+        1
+    )  # (S, 64 W)
+    total: dict[tuple[int, ...], float] = {}
+    for row, coef in zip(bits, coefs.tolist(), strict=True):
+        k = row.nonzero().flatten().tolist()
+        for size in range(1, order + 1):
+            if len(k) < columns and (weight := float(weights[size - 1, len(k)])):
+                for s in itertools.combinations(k, size):
+                    total[s] = total.get(s, 0.0) + weight * coef
+    found = [(-abs(value), len(s), s) for s, value in total.items() if value]
+    sets = [s for *_, s in sorted(found)]
+    rows = [[*s, *[-1] * (order - len(s))] for s in sets]
+    sums = coefs.new_tensor([total[s] for s in sets])
+    found_sets = support.new_tensor(rows, dtype=torch.int32).reshape(-1, order)
+    return found_sets, sums  # (M, order), (M,)

@@ -1,6 +1,6 @@
 """SPEX on a device: masks, values, bins, support and refit stay where the value function is.
 
-The plan goes there once, the terms and four scores come back, and `Transfers` counts both. Beside
+The plan goes there once, the terms and two scores come back, and `Transfers` counts both. Beside
 that the host reads single numbers that say what comes next: how many terms there are, whether a fit
 is done.
 """
@@ -24,27 +24,14 @@ from .peel import peel, with_constant
 from .plan import SamplingPlan, first_rows
 from .refine import least_squares
 from .shrink import with_low_orders
+from .transfers import Transfers
 from .transform import SparseTransform
+from .value_function import ValueFunction
 
 DeviceFunction = Callable[[Tensor], Tensor]  # bool (batch, n) -> (batch,) or (batch, q)
 
 MOST_LINEAR = 4096  # features up to which a linear fit takes its Gram matrix
 STEPS = 50  # of conjugate gradients
-
-
-class Transfers:
-    """All moves of tensors between host and device, in bytes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.to_device, self.to_host = device, 0, 0
-
-    def up(self, x: Tensor) -> Tensor:
-        self.to_device += x.nbytes
-        return x.to(self.device)
-
-    def down(self, x: Tensor) -> Tensor:
-        self.to_host += x.nbytes
-        return x.cpu()
 
 
 @dataclass
@@ -82,25 +69,56 @@ def run(
     Raises: MemoryError, before f is called, if the device has too little room for the run;
             EvaluationError; torch.OutOfMemoryError, and no result, where it runs out all the same.
     """
-    check_room(plan, device)
+    # The masks in two orders, and the values in their forms.
+    check_room("spex", plan.total, plan.n, plan.total * (16 * bits.words(plan.n) + 96), device)
     transfers = Transfers(device)
     with clock("plan"):
         there = plan.moved(transfers.up)
     with clock("evaluate"):
         values, used = evaluate(f, there, transfers, batch_size=batch_size, progress=progress)
-    with clock("fit"):
+    with clock("fit"), transfers:
         rows = values.T if values.ndim == 2 else values[None]
         outputs = fit_plan(there, rows, transfers, decoder=decoder, backend=backend)
-    moved = {"to_device": transfers.to_device, "to_host": transfers.to_host}
-    return Run(outputs, values.ndim == 2, used, moved)
+    return Run(outputs, values.ndim == 2, used, transfers.moved)
 
 
-def check_room(plan: SamplingPlan, device: torch.device) -> None:
-    """Raises MemoryError unless the masks, in two orders, and the values in their forms fit."""
-    need, free = plan.total * (16 * bits.words(plan.n) + 96), free_bytes(device)
+def usable_device(
+    where: str, device: torch.device | str, f: object, given: dict[str, object]
+) -> torch.device:
+    """The device, checked against what else was asked for; `where` is the public function."""
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = f"{where}: device must be one that torch has, got {device} ({error})"
+        raise ValueError(reason) from None
+    if device.type != "cpu" and isinstance(f, ValueFunction):
+        raise TypeError(
+            f"{where}: f must be a plain callable on tensors where device is not the CPU, got "
+            f"{type(f).__name__}, which takes its masks on the host"
+        )
+    for name, value in given.items():
+        check(
+            device.type == "cpu" or value is None,
+            "{}: {} must be None on {}",
+            *(where, name, device),
+        )
+    return device
+
+
+def check_progress(where: str, progress: object, device: torch.device) -> None:
+    check(
+        progress is None or (callable(progress) and not isinstance(progress, bool)),
+        "{}: progress must be None or a function of (done, total) on {}, got {!r}",
+        *(where, device, progress),
+    )
+
+
+def check_room(where: str, masks: int, n: int, need: int, device: torch.device) -> None:
+    """Raises MemoryError where the device has not `need` bytes left."""
+    free = free_bytes(device)
     if free is not None and need > free:
         raise MemoryError(
-            f"spex: {plan.total:,} masks of {plan.n:,} features need about {need / 1e9:.1f} GB on "
+            f"{where}: {masks:,} masks of {n:,} features need about {need / 1e9:.1f} GB on "
             f"{device}, which has {free / 1e9:.1f} GB left: ask for fewer evaluations"
         )
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .checks import readable
 
 DENSE = 8192  # rows of the largest matrix that is factored, 512 MB
 SOME = 256  # samples from which the trace of the hat matrix is estimated, at most
@@ -85,7 +86,7 @@ def _primal(
         coefs = scale * torch.cholesky_solve(right[:, None], factor)[:, 0]
     if not trace:
         return Fit(coefs, float("nan"), level)
-    some = _spread(len(masks))
+    some = _spread(masks)
     rows = signs(ops.parity_bits(masks[some], support), len(some))  # (S, some)
     rows *= scale[:, None].float()
     leverage = _inverse_squares(factor, rows)
@@ -103,9 +104,9 @@ def _dual(
     coefs = variance * ops.parity_adjoint(masks, support, dual)
     if not trace:
         return Fit(coefs, float("nan"), level)
-    some = _spread(len(masks))
-    units = torch.zeros(len(masks), len(some))
-    units[some, torch.arange(len(some))] = 1.0
+    some = _spread(masks)
+    units = torch.zeros(len(masks), len(some), device=masks.device)
+    units[some, torch.arange(len(some), device=masks.device)] = 1.0
     diagonal = _inverse_squares(factor, units)  # of the inverse
     return Fit(coefs, len(masks) * (1.0 - level * float(diagonal.mean())), level)
 
@@ -113,7 +114,7 @@ def _dual(
 def _covariance(columns: Tensor, samples: int, variance: Tensor) -> Tensor:
     """X diag(w) X' of packed parities (S, ceil(T / 64)), summed in float32: float64 (T, T), whose
     lower triangle alone is there, which is what a Cholesky factorization reads."""
-    out = torch.zeros(samples, samples)
+    out = torch.zeros(samples, samples, device=columns.device)
     for start in range(0, len(columns), BLOCK):
         part = signs(columns[start : start + BLOCK], samples)  # (block, T)
         part *= variance[start : start + BLOCK, None].sqrt().float()
@@ -138,10 +139,10 @@ def mirror(out: Tensor) -> Tensor:
     return out
 
 
-def _spread(samples: int) -> Tensor:
+def _spread(masks: Tensor) -> Tensor:
     """At most SOME samples, at even distances."""
-    some = min(SOME, samples)
-    return torch.arange(some) * samples // some
+    some = min(SOME, len(masks))
+    return torch.arange(some, device=masks.device) * len(masks) // some
 
 
 def _factor(matrix: Tensor, level: float) -> Tensor:
@@ -199,38 +200,33 @@ def ridge_path(covariance: Tensor, values: Tensor, levels: Tensor) -> Tensor:
     which shows in their errors on other samples.
     """
     basis = covariance.new_zeros(min(LANCZOS, len(values)), len(values))
-    alpha, beta = [], []
+    diagonal, beside = [], []
     with one_thread():
-        size = values.norm()
-        if size == 0:
-            return covariance.new_zeros(len(values), len(levels))
-        vector = (values / size).to(covariance.dtype)
+        size = torch.linalg.vector_norm(values)
+        vector = (values / size.clamp(min=1e-300)).to(covariance.dtype)
         for i in range(len(basis)):
             basis[i] = vector
+            before = basis[: i + 1]
             vector = covariance @ vector
-            alpha.append((vector @ basis[i]).double())
-            for _ in range(2):  # orthogonal to rounding
-                vector = vector - (basis[: i + 1] @ vector) @ basis[: i + 1]
-            length = vector.norm()
-            if length < 1e-7:
+            along = before @ vector
+            diagonal.append(along[i])
+            vector = torch.addmv(vector, before.T, along, alpha=-1)
+            vector = torch.addmv(vector, before.T, before @ vector, alpha=-1)  # rounding's share
+            length = torch.linalg.vector_norm(vector)
+            if not readable(length):  # goes on, from where it is done with zeros
+                length = torch.where(length < 1e-7, torch.inf, length)
+            elif length < 1e-7:
                 break
-            beta.append(length.double())
+            beside.append(length)
             vector = vector / length
-        weights = size * _solve_tridiagonal(alpha, beta, levels)
-        return basis[: len(alpha)].T @ weights.to(covariance.dtype)
-
-
-def _solve_tridiagonal(alpha: list[Tensor], beta: list[Tensor], levels: Tensor) -> Tensor:
-    """(A + level) x = e_1 for the symmetric tridiagonal A with diagonal alpha and beta beside it:
-    float64 (steps, levels)."""
-    pivots, right = [alpha[0] + levels], [torch.ones_like(levels)]
-    for a, b in zip(alpha[1:], beta, strict=False):
-        pivots.append(a + levels - b * b / pivots[-1])
-        right.append(-b / pivots[-2] * right[-1])
-    x = [right[-1] / pivots[-1]]
-    for i in range(len(alpha) - 2, -1, -1):
-        x.append((right[i] - beta[i] * x[-1]) / pivots[i])
-    return torch.stack(x[::-1])
+        steps = len(diagonal)
+        matrix = torch.diag(torch.stack(diagonal).double())
+        if steps > 1:
+            lower = torch.stack(beside[: steps - 1]).double().nan_to_num(posinf=0.0)
+            matrix += torch.diag(lower, -1)
+        root, turn = torch.linalg.eigh(matrix)
+        weights = size * turn @ (turn[0, :, None] / (root[:, None] + levels))  # of basis vectors
+        return basis[:steps].T @ weights.to(covariance.dtype)
 
 
 def leave_one_out(masks: Tensor, values: Tensor, support: Tensor, levels: Tensor) -> Fit:
@@ -269,6 +265,9 @@ def leave_one_out(masks: Tensor, values: Tensor, support: Tensor, levels: Tensor
 
 def signs(columns: Tensor, samples: int) -> Tensor:
     """Packed parities (S, ceil(T / 64)) -> float32 (S, T) of +-1."""
+    if not readable(columns):
+        bit = columns[..., None] >> torch.arange(64, device=columns.device) & 1
+        return 1 - 2 * bit.flatten(1)[:, :samples].float()
     as_bytes = columns.contiguous().numpy().view(np.uint8)
     bits = np.unpackbits(as_bytes, axis=1, count=samples, bitorder="little")
     return torch.from_numpy(1 - 2 * bits.astype(np.float32))

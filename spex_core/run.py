@@ -16,7 +16,7 @@ from torch import Tensor
 from . import masks as bits
 from .errors import check, check_int
 from .evaluate import AsyncFunction, SetFunction, Shown, ask, ask_async, batches
-from .explanation import Explanation
+from .explanation import Explanation, with_picture
 from .given import not_finite, numbers_of
 from .keep import Keep
 from .ledger import Ledger
@@ -348,4 +348,4 @@ def explain(
     fingerprint = getattr(f, "fingerprint", None)
     with Run(recipe, features, store=store, fingerprint=fingerprint, known=known) as run:
         run.evaluate(f, batch_size=batch_size, progress=progress, patience=patience)
-        return run.fit()
+        return with_picture(run.fit(), f)

@@ -89,8 +89,7 @@ def varying(samples: Samples, *, uniform: bool = False) -> Samples:
     vary = (count > 0) & (count < total)
     warnings = list(samples.warnings)
     if len(never := np.flatnonzero(~vary)):
-        few = ", ".join(map(str, never[:5])) + (", ..." if len(never) > 5 else "")
-        warnings.append(f"{len(never):,} features never vary ({few}): what they do cannot be seen")
+        warnings.append(never_vary(never))
         parts = [bits.pack(dense[:, vary]) for dense in _unpacked(samples.masks, n)]
         samples = dataclasses.replace(
             samples, masks=torch.cat(parts), features=np.flatnonzero(vary)
@@ -98,6 +97,12 @@ def varying(samples: Samples, *, uniform: bool = False) -> Samples:
     if not (uniform or samples.whole):
         warnings += _unlike_uniform(count[vary], np.concatenate(sizes) - (count == total).sum())
     return dataclasses.replace(samples, warnings=warnings)
+
+
+def never_vary(features: np.ndarray) -> str:
+    """A warning of those features."""
+    few = ", ".join(map(str, features[:5])) + (", ..." if len(features) > 5 else "")
+    return f"{len(features):,} features never vary ({few}): what they do cannot be seen"
 
 
 def _unlike_uniform(count: np.ndarray, sizes: np.ndarray) -> list[str]:

@@ -15,7 +15,7 @@ from .alias import alias
 from .backend import Backend, pick
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
-from .explanation import Explanation, Report
+from .explanation import Explanation, Report, with_picture
 from .hierarchy import hierarchy_rates
 from .patience import Patience
 from .peel import peel, with_constant
@@ -108,7 +108,7 @@ def spex(
         prefix_sharing = isinstance(f, ValueFunction) and f.order == "prefix"
     batch_size = check_int("spex: batch_size", batch_size, 1)
     given: dict[str, Any] = {"known": known, "store": store, "patience": patience}
-    device = usable_device(device, f, given)
+    device = resident.usable_device("spex", device, f, given)
     recipe = spex_recipe(
         budget=budget,
         degree=degree,
@@ -119,25 +119,9 @@ def spex(
         device=device,
     )
     if device.type != "cpu":
-        return recipe.on_device(f, names, device, batch_size=batch_size, progress=progress)
+        found = recipe.on_device(f, names, device, batch_size=batch_size, progress=progress)
+        return with_picture(found, f)
     return explain(recipe, f, names, batch_size=batch_size, progress=progress, **given)
-
-
-def usable_device(device: torch.device | str, f: object, given: dict[str, object]) -> torch.device:
-    """The device, checked against what else was asked for."""
-    try:
-        device = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = f"spex: device must be one that torch has, got {device} ({error})"
-        raise ValueError(reason) from None
-    if device.type != "cpu" and isinstance(f, ValueFunction):
-        raise TypeError(
-            "spex: f must be a plain callable on tensors where device is not the CPU, got "
-            f"{type(f).__name__}, which takes its masks on the host"
-        )
-    for name, value in given.items():
-        check(device.type == "cpu" or value is None, "spex: {} must be None on {}", name, device)
-    return device
 
 
 def spex_recipe(
@@ -209,11 +193,7 @@ class SpexRecipe(Recipe):
         progress: Shown,
     ) -> Found:
         """The whole run on a device."""
-        check(
-            progress is None or (callable(progress) and not isinstance(progress, bool)),
-            "spex: progress must be None or a function of (done, total) on {}, got {!r}",
-            *(device, progress),
-        )
+        resident.check_progress("spex", progress, device)
         clock = Clock()
         with clock("plan"):
             plan = self.plan(len(names))

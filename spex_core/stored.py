@@ -36,6 +36,7 @@ class Stored(ValueFunction):
             check(there == ours, "Stored: {} must be the store's, {}, got {}", name, there, ours)
         self.f, self.store = f, store
         self.features, self.order, self.unit = f.features, f.order, f.unit
+        self.picture = f.picture
         self.asked = self.cached = self.evaluated = 0
         self._censored: list[Tensor] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from .samples import Samples, distinct, varying
 from .transform import SparseTransform
 
 LEAST = 8  # samples
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,37 @@ def explain_values(
         samples = varying(samples, uniform=uniform)
     with clock("fit"), freed_memory_kept():
         fits = _fit_outputs(algorithm, samples)
+    out = explained(algorithm, samples, fits, names, clock, budget=budget)
+    return out if values.ndim == 2 else out[0]
+
+
+def explained(
+    algorithm: Algorithm,
+    samples: Samples,
+    fits: Sequence[ProxyFit],
+    names: tuple[str, ...],
+    clock: Clock,
+    *,
+    budget: int,
+    device: torch.device = CPU,
+    used: int = 0,
+    **counts: Any,
+) -> list[Explanation]:
+    """One explanation an output, from its fit to the samples."""
+    n = len(names)
     out = []
     for found, power in zip(fits, samples.powers.tolist(), strict=True):
         transform = _transform(samples, found, power)
         report = Report(
             algorithm=algorithm.name,
             preset=algorithm.preset,
-            backend=pick(algorithm.kernel, "auto", torch.device("cpu")),
-            device="cpu",
+            backend=pick(algorithm.kernel, "auto", device),
+            device=str(device),
             seed=algorithm.seed,
             n=n,
             degree=len(samples.features) if samples.whole else algorithm.degree,
             budget=budget,
-            used=0,
+            used=used,
             unique=len(samples.masks),
             left_out=found.left_out,
             r2=found.r2,
@@ -153,12 +173,13 @@ def explain_values(
             warnings=samples.warnings + _about_fit(found),
             r2_process=found.r2_process if isinstance(found, GpFit) else None,
             missed=found.missed if isinstance(found, GpFit) else None,
+            **counts,
         )
         process = None
         if isinstance(found, GpFit) and found.process is not None:
             process = found.process.of_all(n, samples.features, power)
         out.append(Explanation(transform, names, report, process))
-    return out if values.ndim == 2 else out[0]
+    return out
 
 
 def _transform(samples: Samples, found: ProxyFit, power: int) -> SparseTransform:

@@ -45,6 +45,7 @@ class ValueFunction(abc.ABC):
         tokens: the budget of one pack; halved, for good, where memory runs out.
         threads: packs at a time, each on one torch thread: on a CPU, short packs gain from it, and
             no value depends on the number. None: one pack at a time, on torch's threads.
+        picture: of an image, the Picture that explanations show; else None.
         added: for order = "prefix": packed masks (T, W) in lexicographic order -> int64 (T,), what
             each costs after the one before it.
     """
@@ -53,6 +54,7 @@ class ValueFunction(abc.ABC):
     tokens: int = 1 << 14
     threads: int | None = None
     unit: str = "tokens"  # of cost
+    picture: Any = None
 
     features: Sequence[str]
 

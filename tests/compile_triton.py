@@ -123,6 +123,8 @@ KERNELS = [
         *("histogram", "_best_split_kernel", ("*i32", P, "*i8", "*fp64", N, N, "fp64")),
         {"BLOCK_F": 256, "num_warps": 4, "enable_fp_fusion": False},
     ),
+    ("histogram", "_ordered_sums_kernel", (D, D, N, N), {"BLOCK": 32, "num_warps": 1}),
+    ("tree_fourier", "_sum_runs_kernel", (D, P, D, N), {"BLOCK": 128}),
     (
         *("bch_decode", "_syndromes_kernel", ("*fp64", *["*i32"] * 3, N, N)),
         {"T": 5, "BLOCK_R": 64, "BLOCK_T": 8},

@@ -79,10 +79,9 @@ def test_auto_follows_the_device(only, there, device, picked) -> None:
     assert pick("fwht", "auto", device) == picked
 
 
-def test_auto_leaves_some_ops_to_the_host(only) -> None:
+def test_the_cpu_kernel_takes_no_tensors_of_a_device(only) -> None:
     only("cpu", "triton", "cuda")
-    assert backend.ON_HOST == ("tree_fourier",)
-    assert pick("tree_fourier", "auto", CUDA) == pick("tree_fourier", "auto", CPU) == "cpu"
+    assert pick("tree_fourier", "auto", CUDA) == "triton"
     with pytest.raises(BackendUnavailable, match="tensors are on cuda"):
         pick("tree_fourier", "cpu", CUDA)
 

@@ -7,6 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+import spex_core
+from spex_core.store import Store
+from spex_core.store_manifest import Manifest
+from spex_core.stored import Stored
+from spex_core.values import Isolated
 from spex_core.values.image import ImageRegions
 
 H, W = 9, 11
@@ -225,3 +230,75 @@ def test_the_fingerprint_is_of_all_that_values_depend_on(net):
     ]
     assert len(set(different)) == len(different)
     assert make(Net(), pixels=100, threads=2) == different[0]
+
+
+# The picture that results show
+
+
+def small(channels=3, size=(6, 8), **options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 1))
+    image = torch.randn(channels, *size, generator=torch.Generator().manual_seed(2))
+    return ImageRegions(net, image, **{"regions": (2, 2), "target": 0} | options)
+
+
+def test_the_picture_is_the_image_and_its_features():
+    labels = np.array([[-1, 7], [3, 7]]).repeat(3, 0).repeat(4, 1)
+    shown = small(regions=labels).picture
+    assert (shown.rgb.min(), shown.rgb.max()) == (0, 255)  # of numbers below 0 and above 1
+    np.testing.assert_array_equal(shown.owner, np.where(labels < 0, 2, labels == 7))
+    assert small(1).picture.rgb.shape == (6, 8, 3)
+    assert small(2).picture is None
+    assert small(size=(600, 512)).picture.rgb.shape == (200, 170, 3)
+
+
+def test_explanations_have_the_picture(tmp_path):
+    f = small()
+    store = Store.open(tmp_path / "store", Manifest(f.fingerprint, f.features))
+    with store, Isolated(f) as isolated:
+        wrapped = [f, isolated, Stored(f, store)]
+        found = [spex_core.proxyspex(each, n=f.n, budget=16) for each in wrapped]
+    found += [spex_core.spex(f, budget=16), spex_core.explain(f, budget=16)]
+    found += spex_core.proxyspex(small(score=lambda out: out.repeat(1, 2)), budget=16)
+    for ex in found:
+        np.testing.assert_array_equal(ex.picture.rgb, f.picture.rgb)
+        np.testing.assert_array_equal(ex.picture.owner, f.picture.owner)
+    assert spex_core.proxyspex(small(2), budget=16).picture is None
+    assert spex_core.proxyspex(lambda m: m[:, 0] * 1.0, n=4, budget=16).picture is None
+
+
+def test_a_saved_explanation_keeps_the_picture(tmp_path):
+    pytest.importorskip("matplotlib").use("Agg")
+    ex = spex_core.proxyspex(small(), budget=16)
+    ex.save(tmp_path / "ex.npz")
+    again = spex_core.load(tmp_path / "ex.npz")
+    np.testing.assert_array_equal(again.picture.rgb, ex.picture.rgb)
+    pages = [tmp_path / "before.html", tmp_path / "after.html"]
+    for each, page in zip((ex, again), pages, strict=True):
+        each.to_html(page)
+        assert "data:image/png;base64," in page.read_text("utf-8")
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    effects = [again.interactions("FBII").get((j,), 0.0) for j in range(4)]
+    over = again.plot.image().images[1].get_array()
+    np.testing.assert_array_equal(over, np.array(effects)[again.picture.owner])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"owner": np.full((6, 8), 5)},  # of 4 features, 4 is of none
+        {"owner": np.full((6, 8), -1)},
+        {"owner": np.zeros((6, 7), np.int64)},
+        {"owner": np.zeros((6, 8))},
+        {"rgb": np.zeros((6, 8, 3))},
+        {"rgb": np.zeros((6, 8), np.uint8)},
+    ],
+)
+def test_a_picture_that_does_not_fit_is_no_result_of_ours(wrong, tmp_path):
+    path = tmp_path / "ex.npz"
+    spex_core.proxyspex(small(), budget=16).save(path)
+    with np.load(path) as file:
+        entries = dict(file) | wrong
+    np.savez(path, **entries)
+    with pytest.raises(spex_core.FormatError, match="a picture of other features"):
+        spex_core.load(path)

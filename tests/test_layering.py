@@ -15,6 +15,7 @@ ORDER = [
     *(
         "errors",
         "memory",
+        "transfers",
         "backend",
         "checks",
         "codes",
@@ -29,6 +30,7 @@ ORDER = [
         "reference_records",
         "native",
         "native_cuda",
+        "boost_start",
         "boost_cuda",
         "triton_kernels",
         "ops",
@@ -62,6 +64,7 @@ ORDER = [
         "resident",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
+    *("resident_prior", "resident_fit", "resident_proxy"),
     *("lbfgs", "anova", "gp_prior", "gp_process", "gp_folds", "gp", "gp_memory", "gp_acquire"),
     *("hierarchy", "faithfulness", "weights", "indices", "shapiq_values", "regions", "picture"),
     *("plots", "page", "explanation", "recipe", "run", "uniform", "proxyspex", "gpspex", "spex"),

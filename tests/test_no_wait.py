@@ -57,7 +57,15 @@ def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Those whose sizes, or what they do next, depend on values, and that say so.
-WAITS = {"peel", "boost", "pack_tokens", "pack_trie", "anova_kernel", "anova_kernel_grad"}
+WAITS = {
+    "peel",
+    "boost",
+    "tree_fourier",
+    "pack_tokens",
+    "pack_trie",
+    "anova_kernel",
+    "anova_kernel_grad",
+}
 
 
 @pytest.mark.parametrize("name", [name for name, there in OPS.items() if "triton" in there])

@@ -152,6 +152,10 @@ def test_bad_arguments(ex: Explanation) -> None:
         ex.plot.image(np.zeros((4, 4)), (2, 2))
     with pytest.raises(ValueError, match=r"plot.image: image must be finite"):
         ex.plot.image(np.full((4, 4), np.inf), (2, 3))
+    with pytest.raises(ValueError, match=r"plot.image: image and regions must both be given"):
+        ex.plot.image(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match=r"image must be given: the value function had none"):
+        ex.plot.image()
 
 
 def test_without_matplotlib_the_extra_is_named(

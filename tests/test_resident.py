@@ -19,6 +19,7 @@ from spex_core import EvaluationError, resident
 from spex_core import masks as bits
 from spex_core.backend import why_not
 from spex_core.plan import SamplingPlan, plan_spex
+from spex_core.transfers import Transfers
 from spex_core.values import TrainingGroups
 
 recipe = importlib.import_module("spex_core.spex")
@@ -99,14 +100,14 @@ def test_nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     # What it is given has come to the host already.
     monkeypatch.setattr(resident, "SparseTransform", counted(resident.SparseTransform))
     for name in ("up", "down"):
-        monkeypatch.setattr(resident.Transfers, name, counted(getattr(resident.Transfers, name)))
+        monkeypatch.setattr(Transfers, name, counted(getattr(Transfers, name)))
     f = plant(9, 3, 2, seed=0)
     plan = plan_spex(9, 400, degree=2, seed=0)
     plan.moved(lambda x: x)
     plan.code.on(CPU)
     call = function(f)
     with Strict():
-        there = plan.moved((transfers := resident.Transfers(CPU)).up)
+        there = plan.moved((transfers := Transfers(CPU)).up)
         ends = resident.evaluate(call, there, transfers, batch_size=100)[0]
         found = resident.fit_plan(there, ends[None], transfers, decoder="hard", backend="triton")
         with pytest.raises(Waited):
@@ -225,10 +226,10 @@ def test_devices_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="spex: device must be one that torch has, got nowhere"):
         spex_core.spex(f, **how, device="nowhere")
     with pytest.raises(ValueError, match="spex: store must be None on meta"):
-        recipe.usable_device("meta", f, {"known": None, "store": "here"})
+        resident.usable_device("spex", "meta", f, {"known": None, "store": "here"})
     groups = object.__new__(TrainingGroups)
     with pytest.raises(TypeError, match=r"plain callable .* got TrainingGroups"):
-        recipe.usable_device("meta", groups, {})
+        resident.usable_device("spex", "meta", groups, {})
 
 
 def test_a_device_takes_the_way_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """boost: a tree is grown a level at a time on the device, and cut to its best leaves on the host.
 
 The split of a node does not depend on when it is made, so the nodes of a level are searched
-together. The host, which has a feature and four numbers of each, then takes them best first, as
+together. The host, which reads a feature and three numbers of each, then takes them best first, as
 the op says. A node that is not among the first leaves - 1 of those known so far never will be, so
-no level is wider than that.
+no level is wider than that. Values, bags and residuals stay on the device; what is read and sent
+back for each tree is counted (transfers.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..reference_boost import FEATURES, ROWS, Forest, Settings, bit_table, joined
-from .histogram import best_splits, histograms, walk
+from ..boost_start import Start, scaled, started
+from ..reference_boost import FEATURES, ROWS, Forest, Settings, joined
+from ..transfers import down, up
+from .histogram import best_splits, histograms, ordered_sums, walk
 from .parity_bits import bit_columns
 from .uniform_masks import uniform_masks
 
@@ -43,7 +46,7 @@ class Data:
     seed: int
 
     def tensor(self, x: list, dtype: torch.dtype) -> Tensor:
-        return torch.tensor(x, dtype=dtype).to(self.masks.device)
+        return up(torch.tensor(x, dtype=dtype), self.masks.device)
 
 
 def boost(
@@ -58,54 +61,38 @@ def boost(
 ) -> tuple[Tensor, ...]:
     """The fields of ops.Boosted, from the arguments of ops.boost after its checks."""
     data = Data(torch.cat([masks, watch]), bit_columns(masks), len(masks), n, seed)
-    inside = bit_table(bags.cpu(), len(masks))  # (J, T)
-    forests, bias, staged = [], [], []
-    for j, fit in enumerate(settings):
-        given = values[j].cpu().numpy(), np.flatnonzero(inside[j])
-        forest, mean, stage = boost_one(data, *given, fit, stages, j)
+    forests, staged = [], []
+    starts = started(values, bags, len(watch), ordered_sums)
+    for j, (start, fit) in enumerate(zip(starts, settings, strict=True)):
+        forest, stage = boost_one(data, start, fit, stages, j)
         forests.append(forest)
-        bias.append(mean)
         staged.append(torch.stack(stage))
-    return (*(x.to(masks.device) for x in joined(forests, bias)), torch.stack(staged))
+    *fields, _ = joined(forests, [0.0] * len(forests))
+    bias = torch.stack([scaled(start.bias, start.exponent) for start in starts])
+    return (*(up(x, masks.device) for x in fields), bias, torch.stack(staged))
 
 
 def boost_one(
-    data: Data,
-    values: np.ndarray,
-    bag: np.ndarray,
-    settings: Settings,
-    stages: list[int],
-    index: int,
-) -> tuple[Forest, float, list[Tensor]]:
-    """Fit number `index`: its trees, its bias and its predictions for every row at each stage."""
+    data: Data, start: Start, settings: Settings, stages: list[int], index: int
+) -> tuple[Forest, list[Tensor]]:
+    """Fit number `index`: its trees, and its predictions for every row at each stage."""
     trees, *_, row_share, feature_share = settings
-    exponent = int(np.frexp(np.abs(values[bag]).max())[1])
-    start = np.zeros(len(data.masks))
-    start[bag] = np.ldexp(values[bag], -exponent)
-    bias = np.cumsum(start[bag])[-1] / len(bag)
-    target = torch.from_numpy(start).to(data.masks.device)
-    bag = torch.from_numpy(bag).to(data.masks.device)
-    residual = target - bias
+    bag = start.inside.nonzero()[:, 0]
+    residual = start.values - start.bias
     most = min(8191, (2**31 - 1) // data.samples)
     forest, staged = Forest(), []
     for tree in range(trees + 1):
         done = [s for s in stages if s == tree or (s > tree and tree == trees)]
-        staged += [scaled(target - residual, exponent) for _ in done]
+        staged += [scaled(start.values - residual, start.exponent) for _ in done]
         if tree == trees:
             break
         fitted = torch.zeros(data.samples, dtype=torch.bool, device=bag.device)
-        fitted[bag[draw(data, len(bag), row_share, ROWS, index, tree)]] = True
+        fitted[bag[draw(data, start.size, row_share, ROWS, index, tree)]] = True
         allowed = torch.zeros(data.n, dtype=torch.int8, device=bag.device)
         allowed[draw(data, data.n, feature_share, FEATURES, index, tree)] = 1
         residual = add_tree(forest, data, residual, fitted, allowed, most, settings)
-    nodes = [(*links, float(np.ldexp(value, exponent))) for *links, value in forest.nodes]
-    return Forest(forest.roots, nodes), float(np.ldexp(bias, exponent)), staged
-
-
-def scaled(x: Tensor, exponent: int) -> Tensor:
-    """x 2**exponent, in two steps: one factor may be out of range."""
-    half = exponent // 2
-    return x * 2.0**half * 2.0 ** (exponent - half)
+    nodes = [(*links, float(np.ldexp(value, start.exponent))) for *links, value in forest.nodes]
+    return Forest(forest.roots, nodes), staged
 
 
 def draw(data: Data, size: int, share: float, stream: int, index: int, tree: int) -> Tensor:
@@ -131,13 +118,13 @@ def add_tree(
     _, depth, leaves, min_leaf, rate, l2, *_ = settings
     own = residual[: data.samples].where(fitted, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
-        scale = most / np.float64(own.abs().max().item())
+        scale = most / np.float64(down(own.abs().max()).item())
     whole = (own * float(scale)).round() if np.isfinite(scale) else torch.zeros_like(own)
     whole = whole.to(torch.int32)
     high = (whole + 64) >> 7  # whole = low + 128 high, both of 8 bits
     weights = torch.stack([fitted, whole - 128 * high, high]).to(torch.int8)  # (3, T)
 
-    root = Node(int(fitted.sum()), int(whole.sum()), 0)
+    root = Node(*down(torch.stack([fitted.sum(), whole.sum()])).tolist(), 0)
     level = [root]
     while level and level[0].depth < depth:
         find_splits(data, root, level, weights, allowed, min_leaf, l2)
@@ -174,7 +161,7 @@ def find_splits(
     slot = data.tensor(slots, torch.int32)[walk(masks, data.tensor(links, torch.int32), steps)]
     histogram = histograms(data.columns, weights, slot, data.n, len(level))
     totals = data.tensor([(node.count, node.total) for node in level], torch.int64)
-    found = best_splits(histogram, totals, allowed, min_leaf, l2).tolist()
+    found = down(best_splits(histogram, totals, allowed, min_leaf, l2)).tolist()
     for node, (feature, score, count, total) in zip(level, found, strict=True):
         shrunk = float(node.total) ** 2 * l2 / ((node.count + l2) * (node.count + 2 * l2))
         node.gain = max(score / (node.count + 2 * l2) - shrunk, 0.0)

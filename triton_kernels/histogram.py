@@ -42,6 +42,17 @@ def _walk_kernel(masks_ptr, links_ptr, out_ptr, samples, words, depth, BLOCK_T: 
 
 
 @triton.jit
+def _ordered_sums_kernel(x_ptr, out_ptr, rows, width, BLOCK: tl.constexpr):
+    """out[r]: row r of x (rows, width) added up from the left, a lane a row."""
+    r = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    inside = r < rows
+    total = tl.zeros((BLOCK,), tl.float64)
+    for i in range(width):
+        total += tl.load(x_ptr + r * width + i, mask=inside, other=0.0)
+    tl.store(out_ptr + r, total, mask=inside)
+
+
+@triton.jit
 def _histogram_kernel(
     columns_ptr,
     weights_ptr,
@@ -169,6 +180,16 @@ def histograms(columns: Tensor, weights: Tensor, slot: Tensor, n: int, slots: in
         )
 
     launch("histogram", TACTICS, (n, samples, slots), run, columns)
+    return out
+
+
+def ordered_sums(x: Tensor) -> Tensor:
+    """float64 (J, T) -> the sum of each row, from the left: float64 (J,)."""
+    out = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    with on_device_of(x):
+        _ordered_sums_kernel[(triton.cdiv(len(x), 32),)](
+            *(x.contiguous(), out, *x.shape), BLOCK=32, num_warps=1
+        )
     return out
 
 

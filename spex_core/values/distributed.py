@@ -90,6 +90,10 @@ class Distributed(ValueFunction):
         return self.facts.features
 
     @property
+    def picture(self) -> Any:
+        return self.facts.picture
+
+    @property
     def fingerprint(self) -> str:
         return self.facts.fingerprint
 
@@ -146,10 +150,11 @@ class _Facts:
     features: tuple[str, ...]
     fingerprint: str
     order: str
+    picture: Any
 
 
 def _facts(f: ValueFunction) -> _Facts:
-    return _Facts(tuple(f.features), f.fingerprint, f.order)
+    return _Facts(tuple(f.features), f.fingerprint, f.order, f.picture)
 
 
 def planned(f: ValueFunction, masks: Tensor) -> tuple[np.ndarray, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from torch.nn import functional
 
 from .. import masks as bits
 from ..errors import check, check_int
-from ..regions import pixel_owners
+from ..picture import Picture, picture
+from ..regions import KEPT, pixel_owners
 from ..value_function import ValueFunction
 from .answers import check_rows, device_of, evaluation_mode
 from .fingerprint import digest
@@ -90,6 +92,14 @@ class ImageRegions(ValueFunction):
         self.owner, self.features = pixel_owners("ImageRegions", regions, tuple(image.shape[1:]))
         self.image = image.to(device_of(model))
         self.fill = _stand_in(self.image, absent, baseline, blur)
+
+    @functools.cached_property
+    def picture(self) -> Picture | None:
+        """The image, small, and its regions; None unless it has one channel or three."""
+        if len(self.image) not in (1, 3):
+            return None
+        labels = np.where(self.owner == self.n, KEPT, self.owner)
+        return picture("ImageRegions", self.image.float(), labels, self.n, longest=256)
 
     @property
     def fingerprint(self) -> str:

@@ -26,7 +26,7 @@ class Isolated:
     Raises: of a call, TimeoutError; JobFailed for what f raised, or the death of its process;
             TypeError if f cannot be pickled.
     Attributes:
-        fingerprint, features: those of f, where it has such.
+        fingerprint, features, picture: those of f, where it has such.
     Example: spex.proxyspex(Isolated(f, timeout=30), n=64, budget=500, patience=Patience(retries=3))
     """
 
@@ -50,6 +50,10 @@ class Isolated:
     @property
     def features(self) -> Sequence[str] | None:
         return getattr(self.f, "features", None)
+
+    @property
+    def picture(self) -> Any:
+        return getattr(self.f, "picture", None)
 
     def __call__(self, masks: np.ndarray) -> Any:
         if not self._workers.running:

@@ -59,6 +59,7 @@ class Ranked(ValueFunction):
         check(stall > 0, "Ranked: stall must be positive, got {}", stall)
         self.stall = stall
         self.features, self.order, self.unit = f.features, f.order, f.unit
+        self.picture = f.picture
 
     @property
     def fingerprint(self) -> str:

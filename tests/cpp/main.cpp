@@ -12,6 +12,7 @@ void test_packed_attention();
 void test_parity();
 void test_records();
 void test_settle();
+void test_superset_sums();
 void test_threads();
 void test_trees();
 
@@ -29,6 +30,7 @@ int main() {
   test_decode();
   test_trees();
   test_boost();
+  test_superset_sums();
   test_cuda();
   std::puts("C++ tests passed");
 }
