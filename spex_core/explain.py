@@ -106,8 +106,12 @@ def explain(
     pilot = pilot_of(len(names), budget, stack.algorithm.degree)
     if pilot is None:
         return run.explain(stack, f, names, known=known, store=store, **asked)
-    kept = {"store": store, "fingerprint": getattr(f, "fingerprint", None), "part_of": stack}
-    return with_picture(with_pilot(stack, f, names, pilot, known, asked, kept), f)
+    stored: dict[str, Any] = {
+        "store": store,
+        "fingerprint": getattr(f, "fingerprint", None),
+        "part_of": stack,
+    }
+    return with_picture(with_pilot(stack, f, names, pilot, known, asked, stored), f)
 
 
 def pilot_of(n: int, budget: int, degree: int) -> int | None:

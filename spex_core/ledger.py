@@ -218,7 +218,7 @@ class Ledger:
         """The same of masks that may have been told, or be there twice: they keep their first
         value. distinct: whether none is there twice."""
         part = self._now(part)
-        if not distinct:
+        if not distinct and not isinstance(part.places, slice):
             first = np.zeros(len(values), np.bool_)
             first[np.unique(part.places, return_index=True)[1]] = True
             self.tell(part.where(first), values[first])
