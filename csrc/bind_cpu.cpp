@@ -20,6 +20,8 @@
 #include "packed_attention.h"
 #include "parity.h"
 #include "peel.h"
+#include "records.h"
+#include "settle.h"
 #include "superset_sums.h"
 #include "tree_fourier.h"
 
@@ -92,6 +94,26 @@ template <typename T>
 void gelu(Address x, Address out, int64_t size, int isa, int threads) {
   spex::gelu_cpu(at<const T>(x), at<T>(out), size, spex::resolve_isa(isa), threads);
 }
+
+// The words of a contiguous NumPy array. Of many small arrays, to ask for the address in Python would
+// take longer than what is done with them.
+class Words {
+ public:
+  Words(const py::object& array, bool written) {
+    const int how = written ? PyBUF_SIMPLE | PyBUF_WRITABLE : PyBUF_SIMPLE;
+    if (PyObject_GetBuffer(array.ptr(), &view_, how) != 0) throw py::error_already_set();
+  }
+  ~Words() { PyBuffer_Release(&view_); }
+  Words(const Words&) = delete;
+  Words& operator=(const Words&) = delete;
+
+  uint64_t* data() const { return static_cast<uint64_t*>(view_.buf); }
+  double* doubles() const { return static_cast<double*>(view_.buf); }
+  uint8_t* bytes() const { return static_cast<uint8_t*>(view_.buf); }
+
+ private:
+  Py_buffer view_;
+};
 
 }  // namespace
 
@@ -326,4 +348,40 @@ PYBIND11_MODULE(_cpu, m) {
 
   m.def("gelu_f32", &gelu<float>, release());
   m.def("gelu_bf16", &gelu<spex::BFloat16>, release());
+
+  m.def("settle", [](int64_t rows, int64_t count, const py::object& values, const py::object& out,
+                     const py::object& there) {
+    const Words from(values, false), to(out, true), known(there, true);
+    return spex::settle_cpu(from.doubles(), rows, count, to.doubles(), known.bytes());
+  });
+  m.def("unpack_masks",
+        [](int64_t rows, int64_t n, const py::object& masks, const py::object& out, int isa) {
+          const Words in(masks, false), to(out, true);
+          const py::gil_scoped_release release;
+          spex::unpack_masks_cpu(in.data(), rows, n, to.bytes(), spex::resolve_isa(isa));
+        });
+  m.def("mask_keys",
+        [](int64_t rows, int64_t words, const py::object& masks, const py::object& keys) {
+          const Words in(masks, false), out(keys, true);
+          const py::gil_scoped_release release;
+          spex::mask_keys_cpu(in.data(), rows, words, out.data());
+        });
+  m.def("fill_records",
+        [](int64_t rows, int64_t words, int64_t values, uint64_t identity, const py::object& masks,
+           const py::object& numbers, const py::object& marks, const py::object& records,
+           const py::object& keys) {
+          const Words mask(masks, false), number(numbers, false), mark(marks, false);
+          const Words record(records, true), key(keys, true);
+          const py::gil_scoped_release release;
+          spex::fill_records_cpu({words, values, identity}, mask.data(), number.data(),
+                                 mark.bytes(), rows, record.data(), key.data());
+        });
+  m.def("check_records",
+        [](int64_t rows, int64_t words, int64_t values, uint64_t identity,
+           const py::object& records, const py::object& keys, const py::object& state) {
+          const Words record(records, false), key(keys, true), states(state, true);
+          const py::gil_scoped_release release;
+          spex::check_records_cpu({words, values, identity}, record.data(), rows, key.data(),
+                                  states.bytes());
+        });
 }

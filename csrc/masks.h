@@ -1,4 +1,4 @@
-// Masks made where they are used: packed, feature j = bit j % 64 of word j / 64.
+// Masks made where they are used, and unpacked: packed, feature j = bit j % 64 of word j / 64.
 #pragma once
 
 #include <cstdint>
@@ -17,5 +17,8 @@ void affine_masks_cpu(const uint64_t* columns, const uint64_t* offsets, int b, i
 // outputs, low first, of Philox4x32-10 at counter (i, r low, r high, stream), key (seed low, high).
 void uniform_masks_cpu(uint64_t seed, uint32_t stream, int64_t start, int64_t rows, int64_t n,
                        uint64_t* out, Isa isa, int threads);
+
+// masks (rows, ceil(n / 64)) -> out (rows, n): a byte for each feature, 1 = present.
+void unpack_masks_cpu(const uint64_t* masks, int64_t rows, int64_t n, uint8_t* out, Isa isa);
 
 }  // namespace spex

@@ -97,7 +97,8 @@ def status_lines(folder: Path, *, fit: bool = False) -> list[str]:
         f"function  {run.fingerprint}",
         f"values    {counts['cached']:,} of {counts['unique']:,} masks "
         f"({counts['cached'] / counts['unique']:.1%}), {counts['missing']:,} missing"
-        + (f", {further:,} others" if further else ""),
+        + (f", {further:,} others" if further else "")
+        + (f", {counts['censored']:,} only bounds" if counts["censored"] else ""),
         f"files     {store.shards:,} shards, {size / 1e6:,.1f} MB, {store.damaged:,} damaged "
         "records",
     ]

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from . import masks as bits
@@ -26,7 +25,7 @@ SetFunction = Callable[[np.ndarray], "np.ndarray | Tensor | list[float]"]
 AsyncFunction = Callable[[np.ndarray], "Awaitable[np.ndarray | Tensor | list[float]]"]
 Shown = Watcher | Progress | logging.Logger | bool | None
 
-DENSE = 1 << 22  # features unpacked at a time, or those of a batch
+DENSE = 1 << 15  # features unpacked at a time, or those of a batch: they stay in a cache
 ONCE = Patience()
 
 
@@ -164,7 +163,7 @@ def _patiently(
             asked = timed(_asked(f, ledger, owed, batch_size), patience.timeout)
             with contextlib.closing(asked) as parts:
                 for part, answer, cost in parts:
-                    values, finite = numbers_of(answer, len(part.rows), ledger.many)
+                    values, finite = numbers_of(answer, len(part.words), ledger.many)
                     if finite.all():
                         yield part, values, cost
                         failures = 0
@@ -185,33 +184,36 @@ def _patiently(
 def _asked(
     f: SetFunction | ValueFunction, ledger: Ledger, owed: np.ndarray, batch_size: int
 ) -> Iterator[tuple[Part, object, int]]:
-    """((rows of the plan, their masks), what f said of them, what that cost) until no owed row is
-    left."""
+    """(a part of the plan, what f said of it, what that cost) until no owed row is left."""
     if not isinstance(f, ValueFunction):
         for part, batch in batches(ledger, owed, batch_size):
             yield part, f(batch), len(batch)
         return
     check(f.n == ledger.plan.n, "it must have n = {} features, got {}", ledger.plan.n, f.n)
     for block in ledger.blocks(owed, whole=f.order == "prefix"):
-        rows, masks, _ = ledger.still_owed(*block)
-        with contextlib.closing(f.stream(masks)) as packs:
+        left = ledger.still_owed(*block)
+        before = len(f.censored)
+        with contextlib.closing(f.stream(left.masks.clone())) as packs:
             for at, values in packs:
-                asked = masks[torch.from_numpy(at)]
-                yield Part(rows[at], asked), values, int(f.cost(asked).sum())
+                part, censored = left.where(at), f.censored
+                if len(censored) > before:
+                    fresh = ledger.plan.keys(censored[before:])
+                    marks = np.isin(ledger.plan.keys(part.masks), fresh)
+                    part, before = part._replace(marks=marks), len(censored)
+                yield part, values, int(f.cost(part.masks).sum())
 
 
 def batches(ledger: Ledger, owed: np.ndarray, size: int) -> Iterator[tuple[Part, np.ndarray]]:
-    """((rows, packed masks), masks bool (batch, n)) over the owed rows, in the order of asking."""
+    """(a part of the plan, its masks bool (batch, n)) over owed rows, in the order of asking."""
     n = ledger.plan.n
     some = size * max(1, DENSE // (n * size))
     for block in ledger.blocks(owed):
         left = ledger.still_owed(*block)
-        for start in range(0, len(left.rows), some):
-            chunk = ledger.ready(left.slice(slice(start, start + some)))
-            dense = bits.unpack(chunk.masks, n)
+        for start in range(0, len(left.words), some):
+            chunk = left.slice(start, start + some)
+            dense = bits.unpack_words(chunk.words, n)
             for at in range(0, len(dense), size):
-                rows = slice(at, at + size)
-                yield chunk.slice(rows), dense[rows]
+                yield chunk.slice(at, at + size), dense[at : at + size]
 
 
 def _work(f: SetFunction | ValueFunction, ledger: Ledger, owed: np.ndarray) -> int:
@@ -269,7 +271,7 @@ async def _attempts(
         else:
             if finite.all():
                 ledger.put(left, values)
-                return dense, ledger.values[ledger.slot[part.rows]]
+                return dense, ledger.values_of(part)
             ledger.put(left.where(finite), values[finite])
             failure = not_finite(values, finite)
             left, asked = left.where(~finite), asked[~finite]

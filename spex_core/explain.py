@@ -67,7 +67,8 @@ def explain(
        group, and the stack has an R2 below 0.8 on that fifth: as it has for functions of high
        order with nothing inside (bench/bench_explain.py). Scored on the fifth, which it has not
        seen, SPEX is the result if it beats the stack by 0.02. That is then fitted to all masks,
-       those of SPEX included, so none is lost.
+       those of SPEX included, so none is lost. The same call with the same `store` goes on where
+       it was; resume() goes on with the uniform masks alone, without SPEX.
 
     Args:
         f, n, features, prefix_sharing, seed, batch_size, known, store, patience: as in
@@ -102,10 +103,15 @@ def explain(
     budget = check_int("explain: budget", budget, least_masks(len(names)))
     asked["batch_size"] = check_int("explain: batch_size", batch_size, 1)
     stack = auto_recipe(budget=budget, degree=degree, prefix_sharing=prefix_sharing, seed=seed)
-    pilot = None if store is not None else pilot_of(len(names), budget, stack.algorithm.degree)
+    pilot = pilot_of(len(names), budget, stack.algorithm.degree)
     if pilot is None:
         return run.explain(stack, f, names, known=known, store=store, **asked)
-    return with_picture(with_pilot(stack, f, names, pilot, known, asked), f)
+    stored: dict[str, Any] = {
+        "store": store,
+        "fingerprint": getattr(f, "fingerprint", None),
+        "part_of": stack,
+    }
+    return with_picture(with_pilot(stack, f, names, pilot, known, asked, stored), f)
 
 
 def pilot_of(n: int, budget: int, degree: int) -> int | None:
@@ -122,26 +128,34 @@ def with_pilot(
     names: tuple[str, ...],
     pilot: int,
     known: Known | None,
-    asked: dict,
+    asked: dict[str, Any],
+    kept: dict[str, Any],
 ) -> Found:
     """The stack on uniform masks, or SPEX where that does not explain the first of them.
 
-    Args: known: as in explain(). asked: how f is: batch_size, progress, patience.
+    Args: known: as in explain(). asked: how f is: batch_size, progress, patience. kept: where its
+          values are, as Run takes it.
     """
-    first = Run(dataclasses.replace(stack, budget=pilot), names, known=known)
-    first.evaluate(f, **asked)
-    found = first.fit()
+    with Run(dataclasses.replace(stack, budget=pilot), names, known=known, **kept) as first:
+        first.evaluate(f, **asked)
+        found = first.fit()
     if isinstance(found, list) or found.report.r2 >= GOOD:
-        whole = Run(stack, names, known=joined(known, first))
-        whole.evaluate(f, **asked)
-        found = whole.fit()
+        with Run(stack, names, known=joined(known, first), **kept) as whole:
+            whole.evaluate(f, **asked)
+            found = whole.fit()
         before = first.counts["evaluated"]  # which are known to the second run
+        bounds = first.counts["censored"] if kept["store"] is None else 0  # a store tells of them
         more = [
-            reported(ex, used=ex.report.used + before, cached=ex.report.cached - before)
+            reported(
+                ex,
+                used=ex.report.used + before,
+                cached=ex.report.cached - before,
+                censored=ex.report.censored + bounds,
+            )
             for ex in (found if isinstance(found, list) else [found])
         ]
         return more if isinstance(found, list) else more[0]
-    return or_spex(stack, f, names, first, known, asked)
+    return or_spex(stack, f, names, first, known, asked, kept)
 
 
 def or_spex(
@@ -150,7 +164,8 @@ def or_spex(
     names: tuple[str, ...],
     first: Run,
     known: Known | None,
-    asked: dict,
+    asked: dict[str, Any],
+    kept: dict[str, Any],
 ) -> Explanation:
     """SPEX on what the pilot leaves of the budget, or the stack on all masks of both."""
     masks, values = first.samples()
@@ -161,13 +176,14 @@ def or_spex(
         prefix_sharing=stack.prefix_sharing or shared,
         seed=stack.seed ^ 1,  # the uniform masks of one seed are the pilot's
     )
-    second = Run(recipe, names, known=joined(known, first))
-    second.evaluate(f, **asked)
-    ex, before = second.fit(), first.counts
+    with Run(recipe, names, known=joined(known, first), **kept) as second:
+        second.evaluate(f, **asked)
+        ex, before = second.fit(), first.counts
     assert isinstance(ex, Explanation)  # f has one output
     cost = {
         "used": ex.report.used + before["evaluated"],
         "asked": ex.report.asked + before["asked"],
+        "censored": ex.report.censored + before["censored"],
     }
     score = ex.transform.score(masks, values)
     why = f"SPEX tried, R2 {score:.3f} on {len(masks):,} uniform masks"

@@ -42,7 +42,8 @@ class Report:
         behind the result.
         asked: rows of the plan, repeats among them; cached: masks whose values were known before,
         or read from a store; failed: calls of the value function that gave no value, or not one for
-        each mask; missing: masks of the plan that have no value yet.
+        each mask; missing: masks of the plan that have no value yet; censored: masks whose value is
+        only a bound.
         left_out: masks that scored the result: SPEX holds them out of the fit, ProxySPEX leaves
         each out of a fit like it and then takes it in; 0 where every mask there is was evaluated.
         r2: R2 of the result on the masks left out (on all masks where there are none).
@@ -87,6 +88,7 @@ class Report:
     cached: int = 0
     failed: int = 0
     missing: int = 0
+    censored: int = 0
 
     @property
     def evaluated(self) -> int:
@@ -118,6 +120,7 @@ class Report:
 
     def _of_calls(self) -> str:
         counts = {"cached": self.cached, "missing": self.missing, "calls failed": self.failed}
+        counts["censored"] = self.censored
         return "".join(f", {count:,} {name}" for name, count in counts.items() if count)
 
     def _of_process(self) -> str:

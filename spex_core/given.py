@@ -28,7 +28,7 @@ def numbers_of(answer: object, count: int, many: bool) -> tuple[np.ndarray, np.n
         )
     if values.dtype.kind == "c":
         raise TypeError(f"it must return real numbers, got {values.dtype}")
-    values = values.astype(np.float64)
+    values = np.array(values, np.float64, order="C")  # a copy
     finite = np.isfinite(values)
     return values, finite if finite.ndim == 1 else finite.all(1)
 

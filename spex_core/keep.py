@@ -13,10 +13,9 @@ from torch import Tensor
 
 from . import store_manifest
 from .errors import check
-from .store import Ready, Store, check_free
+from .store import Store, check_free
 from .store_manifest import Manifest
 
-READY = 1 << 19  # words of masks
 SHARE = 0.002  # of the time, at most, for syncs between two fits
 TOOK = 0.005  # seconds that the first is taken to need
 
@@ -41,7 +40,9 @@ class Keep:
         else:
             self.folder = Path(where)
             self._open(many)
-        self._unsafe: list[tuple[Tensor, np.ndarray]] = []  # appended since the last sync
+        self._unsafe: list[
+            tuple[np.ndarray, np.ndarray, np.ndarray | None]
+        ] = []  # appended since the last sync
         self._failed = False  # so that what is unsafe has to be appended again
         self._last, self._took = time.perf_counter(), TOOK  # the last sync: when, seconds
 
@@ -67,47 +68,52 @@ class Keep:
             self._open(many=True)
         return begun
 
-    def lookup(self, masks: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """As Store.lookup."""
+    def lookup(self, masks: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As Store.lookup_marked."""
         if self.store is None:
-            return np.zeros(len(masks), np.bool_), np.zeros(len(masks))
-        return self.store.lookup(masks)
+            none = np.zeros(len(masks), np.bool_)
+            return none, np.zeros(len(masks)), none
+        return self.store.lookup_marked(masks)
 
-    def ready(self, masks: Tensor) -> Ready | None:
-        """What makes `append` faster with parts of these masks, unless it takes much memory."""
-        if self.store is None or masks.numel() > READY:
-            return None
-        return self.store.ready(masks)
+    def append(
+        self, words: np.ndarray, values: np.ndarray, marks: np.ndarray | None = None
+    ) -> None:
+        """Packed masks, contiguous int64 (T, W), finite float64 (T,) or (T, q), and bool (T,):
+        which of these are only bounds.
 
-    def append(self, masks: Tensor, values: np.ndarray, ready: Ready | None = None) -> None:
-        """Raises: OSError; the values are then kept in memory, and the next call tries again."""
-        self._unsafe.append((masks, values))
-        if self.store is None:
-            outputs = values.shape[1] if values.ndim == 2 else None
-            manifest = dataclasses.replace(self.manifest, outputs=outputs)
-            self._failed = True
-            self.store = Store.open(self.folder, manifest)
-        elif not self._failed:
-            self._failed = True
-            self.store.append_ready(ready or self.store.ready(masks), values)
-            self._failed = False
-        if self._failed or (time.perf_counter() - self._last) * SHARE >= self._took:
+        Raises: OSError; the values are then kept in memory, and the next call tries again."""
+        self._unsafe.append((words, values, marks))
+        if self._failed:  # so that all of it goes out again
+            self.flush()
+            return
+        self._failed = True
+        self._begun(values).append_words(words, values, marks)
+        self._failed = False
+        if (time.perf_counter() - self._last) * SHARE >= self._took:
             self.flush()
 
     def flush(self) -> None:
         """All values are on disk when this returns. Raises: as append."""
-        if self.store is None or not self._unsafe:
+        if not self._unsafe:
             return
         if self._failed:
-            for masks, values in self._unsafe:
-                self.store.append(masks, values, sync=False)
+            for words, values, marks in self._unsafe:
+                self._begun(values).append_words(words, values, marks)
         self._failed = True
         start = time.perf_counter()
-        self.store.sync()
+        self._begun(self._unsafe[0][1]).sync()
         self._last = time.perf_counter()
         self._took = self._last - start
         self._unsafe.clear()
         self._failed = False
+
+    def _begun(self, values: np.ndarray) -> Store:
+        """The store, which is made with the first values, if they are to say how many."""
+        if self.store is None:
+            outputs = values.shape[1] if values.ndim == 2 else None
+            manifest = dataclasses.replace(self.manifest, outputs=outputs)
+            self.store = Store.open(self.folder, manifest)
+        return self.store
 
     def close(self) -> None:
         """Flush, and close a store that was opened here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
+from .backend import why_not
 from .errors import check
 from .given import check_samples
 from .keep import Keep
 from .plan import SamplingPlan
-from .store import Ready, Store
+from .store import Store
 
 BLOCK = 1 << 14  # rows made at a time
 
@@ -22,19 +24,58 @@ Known = tuple[np.ndarray, np.ndarray]
 
 
 class Part(NamedTuple):
-    """Rows of the plan (k,), their packed masks (k, W), and what a store has ready for them."""
+    """Masks of a plan.
 
-    rows: np.ndarray
-    masks: Tensor
-    ready: Ready | None = None
+    plan: whose. places: of each there, (k,), or the slice that they are. words: int64 (k, W), the
+    masks, packed. marks: bool (k,), which of their values are only bounds; None: none.
+    """
 
-    def where(self, some: np.ndarray) -> Part:
-        """bool (k,): those of them alone."""
-        return Part(self.rows[some], self.masks[torch.from_numpy(some)])
+    plan: SamplingPlan
+    places: np.ndarray | slice
+    words: np.ndarray
+    marks: np.ndarray | None = None
 
-    def slice(self, rows: slice) -> Part:
-        ready = None if self.ready is None else self.ready.part(rows)
-        return Part(self.rows[rows], self.masks[rows], ready)
+    @property
+    def masks(self) -> Tensor:
+        return torch.from_numpy(self.words)
+
+    def where(self, rows: np.ndarray) -> Part:
+        """Those at rows, numbers or bool (k,)."""
+        places = self.places
+        if isinstance(places, slice):
+            places = np.arange(places.start, places.stop)
+        marks = None if self.marks is None else self.marks[rows]
+        return Part(self.plan, places[rows], self.words[rows], marks)
+
+    def slice(self, start: int, stop: int) -> Part:
+        """Of a part without marks."""
+        words, places = self.words[start:stop], self.places
+        if isinstance(places, slice):
+            first = places.start + start
+            return Part(self.plan, slice(first, first + len(words)), words)
+        return Part(self.plan, places[start:stop], words)
+
+
+def _at(masks: Tensor, rows: np.ndarray) -> Tensor:
+    """Those of bool (k,). Indexing takes up to 70 times as long."""
+    return torch.from_numpy(masks.numpy().take(np.flatnonzero(rows), 0))
+
+
+@functools.cache
+def _kernel() -> Callable[[np.ndarray, np.ndarray, np.ndarray], bool] | None:
+    """What `settle` calls, if it was built."""
+    if why_not("cpu") is not None:
+        return None
+    from .native import settle_cpu
+
+    return settle_cpu
+
+
+def _as_slice(places: np.ndarray) -> np.ndarray | slice:
+    """The same, as a slice where they follow one another."""
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 class Ledger:
@@ -45,6 +86,7 @@ class Ledger:
     Attributes:
         plan: what is asked for. first, slot: its places.
         there: bool (U,), which masks have a value. values: float64 (U,) or (U, q), or None yet.
+        marked: bool (U,), which of the values are only bounds.
         cached, evaluated: masks whose values were known or read, and those that were told.
         failed: calls that gave no value, or not one for each mask.
         repeated: values told again, which do not count; contrary: those of them that differed.
@@ -62,7 +104,7 @@ class Ledger:
     def _begin(self, plan: SamplingPlan) -> None:
         self.plan = plan
         self.first, self.slot = plan.places.first, plan.places.slot
-        self.there = np.zeros(len(self.first), np.bool_)
+        self.there, self.marked = np.zeros((2, len(self.first)), np.bool_)
         self._was_known = np.zeros(len(self.first), np.bool_)  # as `known`, which has the masks
 
     # ---- Asking ----------------------------------------------------------------------------------
@@ -75,7 +117,7 @@ class Ledger:
     def owed(self) -> np.ndarray:
         """bool (T,): one row of each mask without a value."""
         rows = np.zeros(self.plan.total, np.bool_)
-        rows[self.first[~self.there]] = True
+        rows[self.first] = ~self.there
         return rows
 
     def blocks(
@@ -84,11 +126,7 @@ class Ledger:
         """(rows (k,), packed masks (k, W)) over the wanted rows bool (T,): those held out first,
         so that a fit can be scored from the beginning, then the others in the order of the plan.
         All in one where `whole`, as masks that share prefixes can only be neighbours in one."""
-        blocks = (
-            (rows[some], masks()[torch.from_numpy(some)])
-            for rows, masks in self._rows()
-            if len(some := np.flatnonzero(wanted[rows]))
-        )
+        blocks = self._wanted(wanted)
         if not whole:
             yield from blocks
         elif parts := list(blocks):
@@ -99,75 +137,115 @@ class Ledger:
         """Those of them that nobody, here or in another process, has a value of by now."""
         if self.keep is not None and self.keep.news():
             self._read_store()
-        left = ~self.there[self.slot[rows]]
-        part = Part(rows, masks)
-        return part if left.all() else part.where(left)
-
-    def ready(self, part: Part) -> Part:
-        """The same, with what makes it faster to keep slices of it."""
-        return part if self.keep is None else part._replace(ready=self.keep.ready(part.masks))
+        places = self.slot[rows]
+        left = ~self.there[places]
+        if not left.all():
+            places, masks = places[left], _at(masks, left)
+        return Part(self.plan, _as_slice(places), masks.numpy())
 
     def extend(self, masks: Tensor) -> None:
         """Ask for these packed masks too, which the plan does not have."""
         before, there, known, values = self.plan.places, self.there, self._was_known, self.values
+        marked = self.marked
         self._begin(self.plan.extended(masks))
         at = np.empty(len(there), np.int64)
         at[before.at] = self._find(before.keys)
-        self.there[at], self._was_known[at] = there, known
+        self.there[at], self._was_known[at], self.marked[at] = there, known, marked
         if values is not None:
             self.values = np.zeros((len(self.there), *values.shape[1:]))
             self.values[at] = values
         self._read_store()
 
-    def _rows(self) -> Iterator[tuple[np.ndarray, Callable[[], Tensor]]]:
-        """All rows in the order in which they are asked for, BLOCK at a time, and their masks."""
-        plan, first = self.plan, self.plan.total - self.plan.holdout
+    def _wanted(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """The wanted ones of all rows in the order in which they are asked for, BLOCK of all at a
+        time, and their masks."""
+        plan, holdout = self.plan, self.plan.holdout
         for start in range(0, plan.total, BLOCK):
             stop = min(start + BLOCK, plan.total)
-            rows = (np.arange(start, stop) + first) % plan.total
-            turn = int((rows >= first).sum()) if plan.holdout else 0  # held out until there
-
-            def masks(rows: np.ndarray = rows, turn: int = turn) -> Tensor:
-                parts = [part for part in (rows[:turn], rows[turn:]) if len(part)]
-                made = [plan.masks(int(part[0]), int(part[-1]) + 1) for part in parts]
-                return made[0] if len(made) == 1 else torch.cat(made)
-
-            yield rows, masks
+            turn = min(max(start, holdout), stop)  # held out until there
+            last = slice(plan.total - holdout + start, plan.total - holdout + turn)
+            parts = []
+            for rows in (last, slice(turn - holdout, stop - holdout)):
+                some = wanted[rows]
+                if not some.any():
+                    continue
+                numbers, masks = np.arange(rows.start, rows.stop), plan.masks(rows.start, rows.stop)
+                parts.append((numbers, masks) if some.all() else (numbers[some], _at(masks, some)))
+            if len(parts) == 1:
+                yield parts[0]
+            elif parts:
+                yield (
+                    np.concatenate([parts[0][0], parts[1][0]]),
+                    torch.cat([parts[0][1], parts[1][1]]),
+                )
 
     # ---- Telling ---------------------------------------------------------------------------------
 
     def put(self, part: Part, values: np.ndarray) -> None:
-        """What f said of a part of the plan: finite float64 (k,) or (k, q). They are kept before
-        this returns; where that fails with an OSError they are known here all the same."""
-        slots = self.slot[part.rows]
-        new = ~self.there[slots]
-        if not new.all():
-            part, slots, values = part.where(new), slots[new], values[new]
-        self._set(slots, values)
-        self.evaluated += len(slots)
-        if self.keep is not None and len(slots):
-            self.keep.append(part.masks, values, part.ready)
+        """What f said of distinct masks: finite float64 (k,) or (k, q). They are kept before this
+        returns; where that fails with an OSError they are known here all the same."""
+        part = self._now(part)
+        told = self.there[part.places]
+        if np.count_nonzero(told):
+            part, values = part.where(~told), values[~told]
+        self._put(part, values)
 
-    def tell(self, part: Part, values: np.ndarray, *, distinct: bool = False) -> None:
-        """The same of any part, of which masks may have been told. They keep their first value.
-        distinct: whether no mask is in it twice."""
-        at = self.slot[part.rows]
-        new = ~self.there[at]
-        if not distinct:
-            first = np.zeros_like(new)
-            first[np.unique(at, return_index=True)[1]] = True
-            new &= first
-        if new.all():
-            self.put(part, values)
-            return
-        self._check_outputs(values)
-        self.put(part.where(new), values[new])
-        again = at[~new]
-        other = values[~new] != self.values[again]
-        self.repeated += len(again)
-        self.contrary += int(other.reshape(len(again), -1).any(1).sum())
+    def settle(self, part: Part, values: object) -> bool:
+        """`tell`, of a batch as it was handed out, where there is nothing special: an array of a
+        finite float64 for each mask, and none told before. Whether that is so; else nothing is
+        done. A batch is asked for between two calls of a model, when nothing of this is in a cache:
+        so it is one call of compiled code."""
+        known, places = self.values, part.places
+        if not (
+            type(values) is np.ndarray
+            and values.dtype == np.float64
+            and known is not None
+            and values.shape == (len(part.words), *known.shape[1:])
+            and values.flags.c_contiguous
+            and isinstance(places, slice)
+            and part.marks is None
+            and part.plan is self.plan
+            and (kernel := _kernel()) is not None
+            and kernel(values, known[places], self.there[places])
+        ):
+            return False
+        self.evaluated += len(values)
+        if self.keep is not None:
+            self.keep.append(part.words, known[places])
+        return True
 
-    def part(self, masks: Tensor) -> Part:
+    def tell(self, part: Part, values: np.ndarray, *, distinct: bool = True) -> None:
+        """The same of masks that may have been told, or be there twice: they keep their first
+        value. distinct: whether none is there twice."""
+        part = self._now(part)
+        if not distinct and not isinstance(part.places, slice):
+            first = np.zeros(len(values), np.bool_)
+            first[np.unique(part.places, return_index=True)[1]] = True
+            self.tell(part.where(first), values[first])
+            part, values = part.where(~first), values[~first]
+        told = self.there[part.places]
+        if np.count_nonzero(told):
+            self._check_outputs(values)
+            again = self.values[part.places][told]
+            other = values[told] != again
+            self.repeated += len(again)
+            self.contrary += int(other.reshape(len(again), -1).any(1).sum())
+            part, values = part.where(~told), values[~told]
+        self._put(part, values)
+
+    def _put(self, part: Part, values: np.ndarray) -> None:
+        """Of masks that have none."""
+        self._set(part.places, values)
+        if part.marks is not None:
+            self.marked[part.places] = part.marks
+        self.evaluated += len(values)
+        if self.keep is not None and len(values):
+            self.keep.append(part.words, values, part.marks)
+
+    def values_of(self, part: Part) -> np.ndarray:
+        return self.values[self._now(part).places]
+
+    def part(self, masks: Tensor, marks: np.ndarray | None = None) -> Part:
         """The part of the plan that packed masks are.
 
         Raises: ValueError for masks that are not asked for.
@@ -178,7 +256,11 @@ class Ledger:
                 f"tell: masks must be ones that the run asks for; {int((at < 0).sum()):,} of "
                 f"{len(at):,} are not, the first in row {int((at < 0).argmax())}"
             )
-        return Part(self.first[at], masks)
+        return Part(self.plan, at, masks.numpy(), marks)
+
+    def _now(self, part: Part) -> Part:
+        """The same masks in the plan as it is now, if it has been extended since."""
+        return part if part.plan is self.plan else self.part(part.masks, part.marks)
 
     def take(self, masks: np.ndarray, values: np.ndarray) -> None:
         """Values that are known, of any masks bool (rows, n)."""
@@ -199,17 +281,19 @@ class Ledger:
         self._was_known[at[hit]] = True
         self.cached += len(np.unique(at[fresh]))
         if self.keep is not None and fresh.any():
-            self.keep.append(packed[torch.from_numpy(fresh)], values[fresh])
+            self.keep.append(packed.numpy()[fresh], values[fresh])
 
     def take_stored(self, store: Store) -> None:
         """Values that another run has paid for."""
         for rows, masks in self.blocks(self.owed()):
-            found, values = store.lookup(masks)
+            found, values, marks = store.lookup_marked(masks)
             if found.any():
-                self._set(self.slot[rows[found]], values[found])
+                places = self.slot[rows[found]]
+                self._set(places, values[found])
+                self.marked[places] = marks[found]
                 self.cached += int(found.sum())
                 if self.keep is not None:
-                    self.keep.append(masks[torch.from_numpy(found)], values[found])
+                    self.keep.append(masks.numpy()[found], values[found], marks[found])
 
     def paid(self) -> Known:
         """All that is known: what `take` was given, then the rest, as it was asked for."""
@@ -225,12 +309,13 @@ class Ledger:
             return fresh, numbers
         return np.concatenate([masks, fresh]), np.concatenate([values, numbers])
 
-    def told(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """The masks of the plan that have a value, packed, and their values, in blocks."""
+    def told(self) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        """The masks of the plan that have a value, packed, their values, and which of these are
+        only bounds, in blocks."""
         rows = np.zeros(self.plan.total, np.bool_)
         rows[self.first[self.there]] = True
         for at, masks in self.blocks(rows):
-            yield masks, self.values[self.slot[at]]
+            yield masks, self.values[self.slot[at]], self.marked[self.slot[at]]
 
     @property
     def outputs(self) -> int | None:
@@ -250,7 +335,7 @@ class Ledger:
         at = np.minimum(np.searchsorted(there.keys, keys), len(there.keys) - 1)
         return np.where(there.keys[at] == keys, there.at[at], -1)
 
-    def _set(self, slots: np.ndarray, values: np.ndarray) -> None:
+    def _set(self, slots: np.ndarray | slice, values: np.ndarray) -> None:
         self._check_outputs(values)
         if self.values is None:
             self.values = np.zeros((len(self.there), *values.shape[1:]))
@@ -258,11 +343,11 @@ class Ledger:
         self.there[slots] = True
 
     def _check_outputs(self, values: np.ndarray) -> None:
-        check(
-            self.values is None or values.shape[1:] == self.values.shape[1:],
-            "it must return as many outputs as before, shape {}, got shape {}",
-            *(self.values is not None and (len(values), *self.values.shape[1:]), values.shape),
-        )
+        if self.values is not None and values.shape[1:] != self.values.shape[1:]:
+            raise ValueError(
+                "it must return as many outputs as before, shape "
+                f"{(len(values), *self.values.shape[1:])}, got shape {values.shape}"
+            )
 
     # ---- The store -------------------------------------------------------------------------------
 
@@ -272,8 +357,9 @@ class Ledger:
                 self._take_stored(rows, masks)
 
     def _take_stored(self, rows: np.ndarray, masks: Tensor) -> None:
-        found, values = self.keep.lookup(masks)
+        found, values, marks = self.keep.lookup(masks)
         found &= ~self.there[self.slot[rows]]
         if found.any():
             self._set(self.slot[rows[found]], values[found])
+            self.marked[self.slot[rows[found]]] = marks[found]
             self.cached += int(found.sum())

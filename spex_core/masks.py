@@ -7,10 +7,14 @@ is the sign of the int64.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from .backend import why_not
 from .errors import check
 
 
@@ -52,8 +56,28 @@ def pack_batch(where: str, masks: Tensor | np.ndarray, n: int) -> Tensor:
 
 def unpack(packed: Tensor, n: int) -> np.ndarray:
     """Packed int64 (T, W) -> bool (T, n), a NumPy array."""
-    as_bytes = packed.cpu().contiguous().numpy().view(np.uint8)
+    return unpack_words(packed.cpu().numpy(), n)
+
+
+def unpack_words(words: np.ndarray, n: int) -> np.ndarray:
+    """The same of an array."""
+    return _unpacker()(words, n)
+
+
+def unpack_reference(words: np.ndarray, n: int) -> np.ndarray:
+    as_bytes = np.ascontiguousarray(words).view(np.uint8)
     return np.unpackbits(as_bytes, axis=1, count=n, bitorder="little").view(np.bool_)
+
+
+@functools.cache
+def _unpacker() -> Callable[[np.ndarray, int], np.ndarray]:
+    """With AVX-512 ours takes a fifth of the time of NumPy's; else NumPy's is the faster one."""
+    if why_not("cpu") is None:
+        from . import native
+
+        if native.best_isa() in ("avx512", "gfni"):
+            return native.unpack_masks_cpu
+    return unpack_reference
 
 
 def pack_sets(sets: list[tuple[int, ...]] | list[list[int]], n: int) -> Tensor:

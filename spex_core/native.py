@@ -8,6 +8,7 @@ changed.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -334,3 +335,43 @@ def gelu_cpu(x: Tensor, *, isa: str | None = None) -> Tensor:
     call = _cpu.gelu_f32 if x.dtype == torch.float32 else _cpu.gelu_bf16
     call(x.data_ptr(), out.data_ptr(), x.numel(), *_how(isa))
     return out
+
+
+def unpack_masks_cpu(masks: np.ndarray, n: int, *, isa: str | None = None) -> np.ndarray:
+    """int64 (T, W) -> bool (T, n)."""
+    out = np.empty((len(masks), n), np.bool_)
+    level = -1 if isa is None else ISAS[isa]
+    _cpu.unpack_masks(len(masks), n, np.ascontiguousarray(masks), out, level)
+    return out
+
+
+def settle_cpu(values: np.ndarray, out: np.ndarray, there: np.ndarray) -> bool:
+    """All contiguous; whether it was done."""
+    return _cpu.settle(len(there), values.size // max(len(there), 1), values, out, there)
+
+
+def mask_keys_cpu(masks: np.ndarray) -> np.ndarray:
+    keys = np.empty(len(masks), np.uint64)
+    _cpu.mask_keys(*masks.shape, np.ascontiguousarray(masks), keys)
+    return keys
+
+
+def fill_records_cpu(
+    masks: np.ndarray, values: np.ndarray, marks: np.ndarray, identity: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """All contiguous."""
+    (rows, words), count = masks.shape, values.shape[1]
+    records = np.empty((rows, words + count + 1), np.uint64)
+    keys = np.empty(rows, np.uint64)
+    _cpu.fill_records(rows, words, count, identity, masks, values, marks, records, keys)
+    return records, keys
+
+
+def check_records_cpu(
+    records: np.ndarray, words: int, identity: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rows, width = records.shape
+    keys, state = np.empty(rows, np.uint64), np.empty(rows, np.uint8)
+    count = width - words - 1
+    _cpu.check_records(rows, words, count, identity, np.ascontiguousarray(records), keys, state)
+    return keys, state

@@ -119,7 +119,8 @@ class SamplingPlan:
         return bits.pack(bits.unpack(self.delays, self.n).T)
 
     def masks(self, start: int, stop: int) -> Tensor:
-        """Rows [start, stop) of the plan, packed int64 (stop - start, W)."""
+        """Rows [start, stop) of the plan, packed int64 (stop - start, W): a view where it can be,
+        so not to be changed."""
         width = 1 << self.b
         parts = []
         row, end = start, min(stop, self.aliased)
@@ -133,7 +134,7 @@ class SamplingPlan:
             row += len(taken)
         if stop > self.aliased:
             parts.append(self.extra[max(0, start - self.aliased) : stop - self.aliased])
-        return torch.cat(parts) if parts else self.extra[:0]
+        return parts[0] if len(parts) == 1 else torch.cat([self.extra[:0], *parts])
 
     def names(self, masks: Tensor) -> Tensor:
         """A name for each packed mask: int64 (T,). Up to 64 features it is the mask itself; above,

@@ -67,11 +67,6 @@ class Recipe(abc.ABC):
     def fit(self, answered: Answered, clock: Clock) -> Found:
         """The explanation of what has been told, of which something may be missing."""
 
-    def with_store(self) -> Recipe:
-        """The recipe of a run with a store. One that has several outputs begins its store when it
-        knows how many; one that has not can share it with other runs from the start."""
-        return self
-
     def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
         """Up to `count` further masks that the plan does not have, packed (count, W). An adaptive
         algorithm chooses them by what the last fit found; by default they are uniform."""

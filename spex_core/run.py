@@ -36,6 +36,7 @@ class Run:
     The fit is that of the blocking call with the same options: the same bits, in whichever order,
     portions and processes the values came. As a context it closes its store.
 
+    Args:   part_of: the recipe of which this run is a step, so that their stores are the same.
     Attributes:
         recipe: the algorithm with its options. features: n names.
     """
@@ -48,9 +49,10 @@ class Run:
         store: Where | None = None,
         fingerprint: str | None = None,
         known: Known | None = None,
+        part_of: Recipe | None = None,
     ):
-        recipe = recipe if store is None else recipe.with_store()
         self.recipe, self.features = recipe, features
+        self._part_of = part_of or recipe
         self.fingerprint = fingerprint
         self._clock = Clock()
         with self._clock("plan"):
@@ -73,7 +75,7 @@ class Run:
     @property
     def manifest(self) -> Manifest:
         """What a store of this run says of it."""
-        recipe = self.recipe
+        recipe = self._part_of
         return Manifest(
             *(self.fingerprint or "", self.features),
             algorithm=recipe.name,
@@ -96,7 +98,8 @@ class Run:
     def counts(self) -> dict[str, Any]:
         """asked: rows of the plan. unique: distinct masks among them. cached: those whose value was
         known, or read from the store. evaluated: those that this run was told. failed: calls of f
-        that gave no value, or not one for each mask. missing: masks without a value."""
+        that gave no value, or not one for each mask. missing: masks without a value. censored:
+        masks whose value is only a bound."""
         ledger = self._ledger
         return {
             "asked": ledger.plan.total,
@@ -105,6 +108,7 @@ class Run:
             "evaluated": ledger.evaluated,
             "failed": ledger.failed,
             "missing": ledger.missing,
+            "censored": int(ledger.marked.sum()),
         }
 
     def samples(self) -> tuple[Tensor, Tensor]:
@@ -125,12 +129,14 @@ class Run:
         size = check_int("batches: size", size, 1)
         for part, dense in batches(self._ledger, self._ledger.owed(), size):
             self._last = part
-            yield part.masks if packed else dense
+            yield part.masks.clone() if packed else dense
 
     def tell(
         self,
         values: np.ndarray | Tensor | Sequence[float],
         masks: np.ndarray | Tensor | None = None,
+        *,
+        censored: np.ndarray | None = None,
     ) -> None:
         """Values of masks that were asked for, on disk where there is a store when this returns
         (with the kernel, and on the disk before any fit).
@@ -141,6 +147,8 @@ class Run:
         Args:   values: (k,), or (k, q) for an algorithm that takes several outputs.
                 masks: bool (k, n) or packed (k, W), any of those asked for in any order; None for
                 the batch handed out last.
+                censored: bool (k,), which values are only bounds; they are fitted like any, and
+                the report counts them. None: none.
         Raises: ValueError for values of masks that the run does not ask for, another number of
                 values, or values that are not finite; TypeError; OSError if they cannot be stored:
                 they are known here all the same, and stored with the next.
@@ -149,16 +157,26 @@ class Run:
             masks is not None or self._last is not None,
             "tell: masks must be given, as no batch is handed out",
         )
+        if masks is None and censored is None and self._ledger.settle(self._last, values):
+            return
         packed = None if masks is None else bits.pack_batch("tell", masks, self.plan.n).cpu()
         part = self._last if packed is None else self._ledger.part(packed)
+        if censored is not None:
+            marks = np.array(censored)
+            check(
+                marks.dtype == np.bool_ and marks.shape == (len(part.words),),
+                "tell: censored must be bool ({},), got {} {}",
+                *(len(part.words), marks.dtype, marks.shape),
+            )
+            part = part._replace(marks=marks)
         try:
-            numbers, finite = numbers_of(values, len(part.rows), self.recipe.many)
+            numbers, finite = numbers_of(values, len(part.words), self.recipe.many)
         except (ValueError, TypeError) as error:
             raise type(error)(f"tell: values: {error}") from None
         if finite.all():
             self._ledger.tell(part, numbers, distinct=packed is None)
             return
-        self._ledger.tell(part.where(finite), numbers[finite])
+        self._ledger.tell(part.where(finite), numbers[finite], distinct=packed is None)
         raise ValueError(f"tell: values: {not_finite(numbers, finite)}; the others are kept")
 
     def fit(self) -> Found:
@@ -245,9 +263,10 @@ class Run:
         outputs = self._ledger.outputs
         manifest = dataclasses.replace(self.manifest, outputs=outputs)
         with Store.open(folder, manifest) as store:
-            for masks, values in self._ledger.told():
+            for masks, values, marks in self._ledger.told():
                 rows = store.missing(masks)
-                store.append(masks[torch.from_numpy(rows)], values[rows])
+                mine = masks[torch.from_numpy(rows)]
+                store.append(mine, values[rows], censored=marks[rows])
 
     def close(self) -> None:
         """All values are on disk when this returns, and the store is closed."""
@@ -295,6 +314,10 @@ class Run:
             warnings.append(
                 f"{missing:,} of {counts['unique']:,} masks have no value yet: this is the fit of "
                 "the others"
+            )
+        if censored := counts["censored"]:
+            warnings.append(
+                f"{censored:,} values are only bounds, of a server that did not say more"
             )
         if contrary:
             warnings.append(

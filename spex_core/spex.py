@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def spex(
             and `known`, `store`, `patience` and ValueFunctions are refused.
         backend: of the transform and the decoder.
     Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
-            alone (one output only with a store).
+            alone.
     Raises:  TypeError, ValueError for bad arguments, before f is called, among them a store of
              another function or plan, with what differs; EvaluationError if f fails, holding what
              was paid for; BackendUnavailable; MemoryError, before f is called, if the device has
@@ -151,12 +151,8 @@ class SpexRecipe(Recipe):
     profile: tuple[float, ...]
     seed: int
     backend: Backend
-    many: bool = dataclasses.field(default=True, compare=False)
 
     name = "spex"
-
-    def with_store(self) -> SpexRecipe:
-        return dataclasses.replace(self, many=False)
 
     @property
     def options(self) -> dict[str, object]:
@@ -176,7 +172,7 @@ class SpexRecipe(Recipe):
         part = complete_part(answered)
         if part is None:
             other = proxy_recipe(budget=self.budget, degree=self.degree, seed=self.seed)
-            found = cast(Explanation, other.fit(answered, clock))  # SPEX has one output
+            found = other.fit(answered, clock)
             text = "no group of masks has all its values yet: this is the fit of ProxySPEX"
             if isinstance(found, list):
                 return [warned(ex, text) for ex in found]

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +22,13 @@ from . import masks as bits
 from . import store_manifest
 from .errors import FormatError, check
 from .planner import distinct
+from .records import Layout, keys_of
 from .store_index import Index
 from .store_manifest import Manifest
-from .store_shards import BLOCK, Layout, Shard, Writer, keys_of, shards_in
+from .store_shards import BLOCK, Shard, Writer, shards_in
 
 SHARD_BYTES = 1 << 28  # from which on a process begins another shard
 ROW_BITS = 40  # a place is a shard's number above these bits, and a row of it in them
-
-
-class Ready(NamedTuple):
-    """Records (T, width) whose values are to be filled in, and the keys (T,) of their masks."""
-
-    records: np.ndarray
-    keys: np.ndarray
-
-    def part(self, rows: slice) -> Ready:
-        return Ready(self.records[rows], self.keys[rows])
 
 
 class Store:
@@ -84,39 +75,51 @@ class Store:
         return cls(folder, there)
 
     def append(
-        self, masks: Tensor | np.ndarray, values: np.ndarray | Tensor, *, sync: bool = True
+        self,
+        masks: Tensor | np.ndarray,
+        values: np.ndarray | Tensor,
+        *,
+        censored: np.ndarray | None = None,
+        sync: bool = True,
     ) -> None:
         """Write values down; they are on disk when this returns.
 
         Args:   masks: packed int64 (T, W), or bool (T, n). values: (T,), or (T, q) for a store of q
-                outputs; finite.
+                outputs; finite. censored: bool (T,), which of them are only bounds; None: none.
                 sync: False leaves that to the next `sync`. They outlive the process all the same,
                 if not a machine that loses power.
         Raises: TypeError, ValueError; OSError if they cannot be written, as on a full or read-only
                 disk: then this batch is to be appended again, and all that was there stays.
         """
-        numbers = self._numbers_of(values, len(masks))
-        self.append_ready(self.ready(masks), numbers, sync=sync)
+        words = self._words("append", masks)
+        numbers, marks = self._numbers_of(values, len(words)), _marks_of(censored, len(words))
+        self.append_words(words, numbers, marks, sync=sync)
 
-    def ready(self, masks: Tensor | np.ndarray) -> Ready:
-        """Masks as append takes them, for append_ready: what their names take to compute is then
-        shared by many small appends."""
-        return Ready(*self._layout.begun(self._words("append", masks)))
-
-    def append_ready(self, ready: Ready, values: np.ndarray, *, sync: bool = False) -> None:
-        """As append, of finite float64 values (T,) or (T, q), which are not checked."""
-        if not len(values):
+    def append_words(
+        self,
+        words: np.ndarray,
+        values: np.ndarray,
+        marks: np.ndarray | None = None,
+        *,
+        sync: bool = False,
+    ) -> None:
+        """As append, of contiguous int64 (T, W) and finite float64 (T,) or (T, q), which are not
+        checked, and marks bool (T,) of those that are only bounds."""
+        self._check_shape(values, len(words))
+        if not len(words):
             return
-        self._layout.fill(*ready, values.reshape(len(values), -1))
+        marks = np.zeros(len(words), np.bool_) if marks is None else np.ascontiguousarray(marks)
+        numbers = values.reshape(len(words), -1)
+        records, keys = self._layout.records(words.view(np.uint64), numbers, marks)
         with self._lock:
             try:
-                number, row = self._write(ready.records, sync)
+                number, row = self._write(records, sync)
             except OSError as error:
                 raise self._cannot(error) from error
             except BaseException:
                 self._writer = None
                 raise
-            self._pending.append((ready.keys, number, row))
+            self._pending.append((keys, number, row))
 
     def sync(self) -> None:
         """All that this process has appended is on disk when this returns.
@@ -140,15 +143,21 @@ class Store:
         Args:    masks: packed int64 (T, W), or bool (T, n); any order, repeats allowed.
         Returns: bool (T,): which there are; float64 (T,), or (T, q): their values, else NaN.
         """
+        return self.lookup_marked(masks)[:2]
+
+    def lookup_marked(
+        self, masks: Tensor | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, and bool (T,): which of the values are only bounds."""
         words = self._words("lookup", masks)
-        found = np.zeros(len(words), np.bool_)
+        found, marks = np.zeros((2, len(words)), np.bool_)
         values = np.full((len(words), self._layout.values), np.nan)
         with self._lock:
             self._take_in()
             for start in range(0, len(words) if self._index.runs else 0, BLOCK):
                 part = slice(start, start + BLOCK)
-                self._look_up(words[part], found[part], values[part])
-        return found, values.reshape(-1, *self._shape)
+                self._look_up(words[part], found[part], values[part], marks[part])
+        return found, values.reshape(-1, *self._shape), marks
 
     def missing(self, masks: Tensor | np.ndarray) -> np.ndarray:
         """int64 (M,): a row of each distinct mask that there is no value of, ascending."""
@@ -170,16 +179,22 @@ class Store:
 
     def blocks(self) -> Iterator[tuple[Tensor, np.ndarray]]:
         """The same, some thousands at a time, masks packed int64 (rows, W)."""
+        for masks, values, _ in self.blocks_marked():
+            yield masks, values
+
+    def blocks_marked(self) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        """The same, and bool (rows,): which of the values are only bounds."""
         with self._lock:
             self._take_in()
             places = self._index.places()
         for start in range(0, len(places), BLOCK):
             with self._lock:
                 records = self._read(places[start : start + BLOCK])
-            records = records[self._layout.keys(records)[1]]
+            _, whole, marked = self._layout.check(records)
+            records, marks = records[whole], marked[whole]
             masks = np.ascontiguousarray(records[:, : self._layout.words]).view(np.int64)
             values = self._layout.values_of(records)
-            yield torch.from_numpy(masks), values.reshape(-1, *self._shape)
+            yield torch.from_numpy(masks), values.reshape(-1, *self._shape), marks
 
     def __len__(self) -> int:
         """Distinct masks."""
@@ -275,14 +290,18 @@ class Store:
             self._pending = []
             self._index.add(np.concatenate(keys), np.concatenate(places))
 
-    def _look_up(self, words: np.ndarray, found: np.ndarray, values: np.ndarray) -> None:
+    def _look_up(
+        self, words: np.ndarray, found: np.ndarray, values: np.ndarray, marks: np.ndarray
+    ) -> None:
         for asked, places in self._index.find(keys_of(words)):
             new = ~found[asked]
             asked, records = asked[new], self._read(places[new])
             same = (records[:, : self._layout.words] == words[asked]).all(1)
-            same &= self._layout.keys(records)[1]
+            _, whole, marked = self._layout.check(records)
+            same &= whole
             found[asked[same]] = True
             values[asked[same]] = self._layout.values_of(records[same])
+            marks[asked[same]] = marked[same]
 
     def _same(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Whether two places have the same mask, and neither is damaged since it was scanned."""
@@ -291,7 +310,7 @@ class Store:
             block = slice(start, start + BLOCK)
             one, other = self._read(places[block]), self._read(others[block])
             same = (one[:, : self._layout.words] == other[:, : self._layout.words]).all(1)
-            parts.append(same & self._layout.keys(one)[1] & self._layout.keys(other)[1])
+            parts.append(same & self._layout.check(one).whole & self._layout.check(other).whole)
         return np.concatenate(parts)
 
     def _read(self, places: np.ndarray) -> np.ndarray:
@@ -315,25 +334,40 @@ class Store:
         return words
 
     def _numbers_of(self, values: Tensor | np.ndarray, count: int) -> np.ndarray:
-        """float64 (count, q)."""
+        """float64 (count,) or (count, q)."""
         if isinstance(values, Tensor):
             values = values.detach().double().cpu().numpy()
         values = np.asarray(values)
         if values.dtype.kind not in "biuf":
             raise TypeError(f"Store.append: values must be real numbers, got {values.dtype}")
-        check(
-            values.shape == (count, *self._shape),
-            "Store.append: values must have shape {}, got {} (the manifest says outputs = {})",
-            *((count, *self._shape), values.shape, self.manifest.outputs),
-        )
-        numbers = np.ascontiguousarray(values, np.float64).reshape(count, self._layout.values)
+        self._check_shape(values, count)
+        numbers = np.ascontiguousarray(values, np.float64)
         if not np.isfinite(numbers).all():
-            bad = np.flatnonzero(~np.isfinite(numbers).all(1))
+            bad = np.flatnonzero(~np.isfinite(numbers).reshape(count, -1).all(1))
             raise ValueError(
                 f"Store.append: values must be finite, got {values[bad[0]]} for mask {bad[0]} "
                 f"({len(bad)} of {count} are not finite)"
             )
         return numbers
+
+    def _check_shape(self, values: np.ndarray, count: int) -> None:
+        if values.shape != (count, *self._shape):
+            raise ValueError(
+                f"Store.append: values must have shape {(count, *self._shape)}, got "
+                f"{values.shape} (the manifest says outputs = {self.manifest.outputs})"
+            )
+
+
+def _marks_of(censored: np.ndarray | None, count: int) -> np.ndarray | None:
+    if censored is None:
+        return None
+    marks = np.asarray(censored)
+    check(
+        marks.dtype == np.bool_ and marks.shape == (count,),
+        "Store.append: censored must be bool ({},), got {} {}",
+        *(count, marks.dtype, marks.shape),
+    )
+    return marks
 
 
 def _places(number: int, rows: np.ndarray | int, keys: np.ndarray) -> np.ndarray:

@@ -126,7 +126,8 @@ def _short(there: Any, asked: Any, room: int = 160) -> str:
 
 
 def create(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json whole, or leave one that another process has written meanwhile."""
+    """Write manifest.json whole, or leave one that another process has written meanwhile. Its name
+    is on disk when the first records are, which are in the same folder."""
     about = {
         "n": manifest.n,
         **dataclasses.asdict(manifest),
@@ -148,7 +149,6 @@ def create(folder: Path, manifest: Manifest) -> None:
             os.link(unfinished, folder / NAME)  # as a rename that never replaces
     finally:
         unfinished.unlink(missing_ok=True)
-    sync_folder(folder)
 
 
 def read(folder: Path) -> Manifest:

@@ -1,7 +1,8 @@
 """A store as one Parquet file, for pandas, Spark and the like, and back.
 
 Columns: `mask`, the packed bits as bytes, feature j being bit j % 8 of byte j // 8; then `value`,
-or `value_0`, `value_1`, ... for several outputs, in float64. The manifest is in the metadata.
+or `value_0`, `value_1`, ... for several outputs, in float64; then `censored`, whether the value is
+only a bound. The manifest is in the metadata.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .store import Store
 from .store_manifest import Manifest, sync_folder
 
 KEY = b"spex_store"
+CENSORED = "censored"
 ROWS = 1 << 16  # read at a time
 
 
@@ -38,11 +40,12 @@ def export_parquet(store: Store, path: str | os.PathLike[str]) -> int:
     try:
         with open(unfinished, "wb") as file:
             with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
-                for masks, values in store.blocks():
+                for masks, values, marks in store.blocks_marked():
                     packed = [None, arrow.py_buffer(masks.numpy())]
                     kind = schema.field("mask").type
                     columns = [arrow.FixedSizeBinaryArray.from_buffers(kind, len(masks), packed)]
                     columns += list(np.ascontiguousarray(values.reshape(len(masks), -1).T))
+                    columns.append(marks)
                     writer.write_batch(arrow.record_batch(columns, schema=schema))
                     count += len(masks)
             file.flush()
@@ -97,9 +100,12 @@ def _append(store: Store, batch: Any) -> int:
     raw = np.frombuffer(b"".join(batch.column("mask").to_pylist()), "<i8")
     masks = torch.from_numpy(raw.reshape(-1, manifest.words).copy())
     values = np.stack([batch.column(name).to_numpy() for name in _columns(manifest)], axis=1)
+    marks = batch.column(CENSORED).to_numpy(zero_copy_only=False)
     rows = store.missing(masks)
     store.append(
-        masks[torch.from_numpy(rows)], values[rows] if manifest.outputs else values[rows, 0]
+        masks[torch.from_numpy(rows)],
+        values[rows] if manifest.outputs else values[rows, 0],
+        censored=marks[rows],
     )
     return len(rows)
 
@@ -107,7 +113,8 @@ def _append(store: Store, batch: Any) -> int:
 def _schema(arrow: Any, manifest: Manifest) -> Any:
     columns = [(name, arrow.float64()) for name in _columns(manifest)]
     about = {KEY: json.dumps(dataclasses.asdict(manifest)).encode()}
-    return arrow.schema([("mask", arrow.binary(8 * manifest.words)), *columns], metadata=about)
+    columns = [("mask", arrow.binary(8 * manifest.words)), *columns, (CENSORED, arrow.bool_())]
+    return arrow.schema(columns, metadata=about)
 
 
 def _columns(manifest: Manifest) -> list[str]:

@@ -14,12 +14,12 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from .records import Layout
 from .store_manifest import sync_folder
 
 BLOCK = 1 << 13  # records read at a time
@@ -31,89 +31,22 @@ SHARD = re.compile(r"[0-9a-f]{16}-\d+-[0-9a-f]{8}\.(part|\d+\.shard)")
 sync = getattr(os, "fdatasync", os.fsync)  # which also makes the new length durable
 
 
-FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
-SHIFTS = np.uint64(32), np.uint64(29)
-
-
-def _mix(state: np.ndarray, word: np.ndarray) -> np.ndarray:
-    """One word into a hash, uint64 (T,) both. For either argument fixed it is one to one in the
-    other, so that a change of one word never goes unseen; of several, with odds of 2**-64."""
-    state = state ^ word
-    for factor, shift in zip(FACTORS, SHIFTS, strict=True):
-        state *= factor
-        state ^= state >> shift
-    return state
-
-
-def keys_of(masks: np.ndarray) -> np.ndarray:
-    """A name for each packed mask, uint64 (T, W) -> (T,). Two masks may share it: compare them."""
-    state = np.full(len(masks), 0x243F6A8885A308D3, np.uint64)
-    for word in masks.T:
-        state = _mix(state, word)
-    return state
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Of the records of one store: W words, q values, and what seeds the check."""
-
-    words: int
-    values: int
-    identity: int
-
-    @property
-    def width(self) -> int:
-        return self.words + self.values + 1
-
-    def begun(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint64 (T, W) -> records (T, width) to be filled, keys (T,)."""
-        records = np.empty((len(masks), self.width), np.dtype("<u8"))
-        records[:, : self.words] = masks
-        return records, keys_of(masks)
-
-    def fill(self, records: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
-        """Put values float64 (T, q) into records, and the checks."""
-        words = values.view(np.uint64)
-        records[:, self.words : -1] = words
-        records[:, -1] = self._checks(keys, words)
-
-    def keys(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """records (T, width) -> keys (T,), bool (T,): which are whole."""
-        keys = keys_of(records[:, : self.words])
-        return keys, self._checks(keys, records[:, self.words : -1]) == records[:, -1]
-
-    def values_of(self, records: np.ndarray) -> np.ndarray:
-        """float64 (T, q)."""
-        return np.ascontiguousarray(records[:, self.words : -1]).view(np.float64)
-
-    def _checks(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """uint64 (T,), (T, q) -> (T,)."""
-        state = keys ^ np.uint64(self.identity)
-        for word in values.T:
-            state = _mix(state, word)
-        return state
-
-
 class Writer:
     """A new shard in the folder. After an error it is done with: the next append needs another."""
 
     def __init__(self, folder: Path, layout: Layout):
         self.process, self.rows, self.layout = os.getpid(), 0, layout
         self.synced = 0  # records that are on disk
+        self.named = False  # whether the name is
         self.stem = f"{time.time_ns():016x}-{self.process}-{secrets.token_hex(4)}"
         self.path = folder / f"{self.stem}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self.file = os.open(self.path, flags, 0o666)
-        try:
-            sync_folder(folder)
-        except BaseException:
-            self.abandon()
-            raise
 
     def append(self, records: np.ndarray) -> int:
         """Records are with the kernel when this returns the row of the first, so that they outlive
         this process; else that is uncertain."""
-        first, left = self.rows, memoryview(records.data).cast("B")
+        first, left = self.rows, records.data.cast("B")
         try:
             while left:
                 left = left[os.write(self.file, left) :]
@@ -129,10 +62,12 @@ class Writer:
             return
         try:
             sync(self.file)
+            if not self.named:
+                sync_folder(self.path.parent)
         except BaseException:
             self.abandon()
             raise
-        self.synced = self.rows
+        self.synced, self.named = self.rows, True
 
     def abandon(self) -> None:
         """Cut off a record in part, and leave no name for nothing. The disk may refuse even that.
@@ -148,13 +83,13 @@ class Writer:
                 self.path.unlink()
 
     def seal(self) -> None:
-        """The shard gets its last name, which says how many records it has."""
+        """The shard gets its last name, which says how many records it has. If a machine loses
+        power before that is on disk, the first one still is, and the shard is read by that."""
         self.sync()
         os.close(self.file)
         whole = self.path.with_name(f"{self.stem}.{self.rows}.shard")
         os.rename(self.path, whole)
         self.path = whole
-        sync_folder(whole.parent)
 
 
 class Shard:
@@ -202,7 +137,7 @@ class Shard:
         first = last = self.scanned  # last: the end of the last whole record
         count = 0
         for start in range(first, len(self.records), BLOCK):
-            keys, whole = self.layout.keys(self.records[start : start + BLOCK])
+            keys, whole, _ = self.layout.check(self.records[start : start + BLOCK])
             rows = np.flatnonzero(whole)
             self.drop_pages()
             if len(rows):
@@ -236,5 +171,5 @@ class Shard:
 
 def shards_in(folder: Path) -> dict[str, Path]:
     """Name -> path of each shard, the oldest first."""
-    paths = [path for path in folder.iterdir() if SHARD.fullmatch(path.name)]
-    return {path.name.split(".")[0]: path for path in sorted(paths, key=lambda path: path.name)}
+    names = sorted(name for name in os.listdir(folder) if SHARD.fullmatch(name))
+    return {name.split(".")[0]: folder / name for name in names}

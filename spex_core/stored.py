@@ -38,26 +38,41 @@ class Stored(ValueFunction):
         self.features, self.order, self.unit = f.features, f.order, f.unit
         self.picture = f.picture
         self.asked = self.cached = self.evaluated = 0
+        self._censored: list[Tensor] = []
 
     @property
     def fingerprint(self) -> str:
         return self.f.fingerprint
+
+    @property
+    def censored(self) -> Tensor:
+        return torch.cat([super().censored, *self._censored])
 
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.f.cost(masks)
 
     def stream(self, masks: Tensor) -> Answers:
         self.store.refresh()  # what other processes have paid for meanwhile
-        found, values = self.store.lookup(masks)
+        found, values, marks = self.store.lookup_marked(masks)
         self.asked += len(masks)
         self.cached += int(found.sum())
         there, missing = np.flatnonzero(found), np.flatnonzero(~found)
         for start in range(0, len(there), BLOCK):
             rows = there[start : start + BLOCK]
+            self._mark(masks, rows[marks[rows]])
             yield rows, values[rows]
-        wanted = masks[torch.from_numpy(missing)]
+        wanted, before = masks[torch.from_numpy(missing)], len(self.f.censored)
         with contextlib.closing(self.f.stream(wanted)) as packs:
             for at, fresh in packs:
-                self.store.append(wanted[torch.from_numpy(at)], fresh)
+                asked, censored = wanted[torch.from_numpy(at)], self.f.censored
+                bounds = {mask.tobytes() for mask in censored[before:].numpy()}
+                marked = np.array([mask.tobytes() in bounds for mask in asked.numpy()], np.bool_)
+                before = len(censored)
+                self._mark(asked, np.flatnonzero(marked))
+                self.store.append(asked, fresh, censored=marked)
                 self.evaluated += len(at)
                 yield missing[at], fresh
+
+    def _mark(self, masks: Tensor, rows: np.ndarray) -> None:
+        if len(rows):
+            self._censored.append(masks[torch.from_numpy(rows)])

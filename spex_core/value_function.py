@@ -67,6 +67,12 @@ class ValueFunction(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str: ...
 
+    @property
+    def censored(self) -> Tensor:
+        """Packed masks int64 (c, W) of the values so far that are only bounds, those of a pack at
+        the end of them when `stream` yields it. By default there are none."""
+        return torch.empty(0, bits.words(self.n), dtype=torch.int64)
+
     @abc.abstractmethod
     def cost(self, masks: Tensor) -> np.ndarray: ...
 

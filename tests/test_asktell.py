@@ -107,6 +107,59 @@ def test_several_outputs() -> None:
     assert [ex.report.evaluated, other.report.evaluated] == [40, 40]
 
 
+def test_a_batch_is_told_after_more_masks_were_asked_for() -> None:
+    """They stand before the masks held out, which have other rows then."""
+    run = small()
+    masks = next(run.batches(run.plan.holdout))
+    run.more(50)
+    run.tell(f(masks))
+    found, values = run.samples()
+    assert len(found) == run.plan.holdout
+    np.testing.assert_array_equal(values.numpy(), f(bits.unpack(found, N)))
+    assert {row.tobytes() for row in bits.unpack(found, N)} == {row.tobytes() for row in masks}
+
+
+@pytest.mark.parametrize("kind", [list, np.float32, "strided", "tensor", "again", np.float64])
+def test_arrays_that_are_taken_as_they_are_and_others(kind) -> None:
+    """The short way of compiled code, and the long one, lead to the same."""
+    run, other = small(), small()
+    for at, masks in enumerate(run.batches(64)):
+        values = np.round(f(masks), 3).astype(np.float32).astype(np.float64)
+        asked = values.copy()
+        if kind == "again":
+            run.tell(asked)
+        else:
+            told = {
+                "strided": lambda v: np.repeat(v, 2)[::2],
+                "tensor": torch.from_numpy,
+                list: list,
+            }
+            run.tell(told.get(kind, lambda v: v.astype(kind))(asked) if at else asked)
+        asked += 1.0  # the caller's own
+        if kind == "again":
+            run.tell(values + 5.0)
+        other.tell(values, masks)
+    assert run.counts | {"evaluated": 0} == other.counts | {"evaluated": 0}
+    for one, two in zip(run.samples(), other.samples(), strict=True):
+        assert torch.equal(one, two)
+    warned = any(
+        "values were told again and differed" in text for text in run.fit().report.warnings
+    )
+    assert warned == (kind == "again")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_of_a_bad_array_the_others_are_kept(bad) -> None:
+    run = small()
+    for masks in run.batches(64):
+        values = f(masks)
+        values[3] = bad
+        with pytest.raises(ValueError, match="the others are kept"):
+            run.tell(values)
+    assert run.missing == -(-900 // 64)
+    assert np.isfinite(run.samples()[1].numpy()).all()
+
+
 # ---- Part of the values --------------------------------------------------------------------------
 
 

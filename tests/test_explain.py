@@ -132,6 +132,36 @@ def test_what_is_known_is_not_asked_again() -> None:
     assert (ex.report.used, ex.report.unique) == (800, 900)
 
 
+@pytest.mark.parametrize("truth", [lambda x: lonely(np.tile(x, 3)), straight])
+def test_a_store_changes_nothing(tmp_path, monkeypatch, truth) -> None:
+    """Whether SPEX is tried or not; a call that failed goes on, and one that is done asks for
+    nothing. Without GPSPEX, which takes the longest."""
+    monkeypatch.setattr("spex_core.auto.affordable", lambda *_, **__: False)
+    options = {"budget": 660, "degree": 1, "seed": 1, "batch_size": 80}
+    assert pilot_of(11, 660, 1) == 132
+    want = explain(truth, 11, **options)
+    f = Asked(truth)
+    f.fingerprint = "f"
+
+    def stops(x: np.ndarray) -> np.ndarray:
+        assert len(f.seen) < 300
+        return f(x)
+
+    stops.fingerprint = "f"
+    with pytest.raises(spex_core.EvaluationError, match="the same call goes on from there"):
+        explain(stops, 11, **options, store=tmp_path)
+    paid = len(f.seen)
+    assert 300 <= paid < 660
+    for expected in (want.report.used - paid, 0):
+        ex = explain(f, 11, **options, store=tmp_path)
+        assert torch.equal(ex.transform.support, want.transform.support)
+        assert torch.equal(ex.transform.coefs, want.transform.coefs)
+        assert (ex.report.algorithm, ex.report.r2) == (want.report.algorithm, want.report.r2)
+        assert (ex.report.used, ex.report.plan) == (expected, want.report.plan)
+    with pytest.raises(ValueError, match="budget"):
+        explain(f, 11, **options | {"budget": 661}, store=tmp_path)
+
+
 def test_several_outputs() -> None:
     ex = explain(lambda x: np.stack([lonely(x), straight(x)], 1), 30, budget=900, degree=1)
     assert [one.report.algorithm for one in ex] == ["auto", "auto"]

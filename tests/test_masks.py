@@ -34,6 +34,20 @@ def test_bit_order(feature):
     assert masks.pack_sets([(feature,)], 200).numpy().view(np.uint64)[0].tolist() == want
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 63, 64, 65, 100, 128, 129, 1000])
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_unpack_is_the_reference(isa, n, rows):
+    """Whatever stands in the bits beyond n, and on every instruction set."""
+    from spex_core.native import unpack_masks_cpu
+
+    words = np.random.default_rng(n).integers(-(2**63), 2**63, (rows, masks.words(n)))
+    expected = masks.unpack_reference(words, n)
+    got = unpack_masks_cpu(words, n, isa=isa)
+    np.testing.assert_array_equal(got, expected)
+    assert got.dtype == expected.dtype == np.bool_
+    np.testing.assert_array_equal(masks.unpack_words(words, n), expected)
+
+
 @given(SIZES)
 def test_unpack_undoes_pack(size):
     rows, n, seed = size

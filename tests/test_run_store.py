@@ -12,10 +12,11 @@ import torch
 from misbehaving import N, truth
 from stores import Toy
 
-from spex_core import EvaluationError, FormatError, plan, proxyspex, spex
+from spex_core import EvaluationError, FormatError, gpspex, plan, proxyspex, resume, spex
 from spex_core import masks as bits
 from spex_core.store import Store
 from spex_core.store_manifest import Manifest
+from spex_core.stored import Stored
 
 OPTIONS = {"budget": 900, "degree": 2, "batch_size": 100}
 
@@ -133,6 +134,109 @@ def test_several_outputs(tmp_path) -> None:
     assert [counts(ex) for ex in again] == [(30, 30, 0, 0)] * 2
     with pytest.raises(EvaluationError, match=r"as many outputs as before, shape \(.*, 2\)"):
         proxyspex(Named(), N, budget=40, known=tmp_path / "run")
+
+
+@pytest.mark.parametrize(("call", "budget"), [(spex, 900), (proxyspex, 40), (gpspex, 24)])
+def test_several_outputs_of_every_algorithm(tmp_path, call, budget) -> None:
+    """Killed half way, they go on from the store, to what they are without one."""
+    options = {"budget": budget, "degree": 2, "batch_size": budget // 4}
+
+    def two(masks: np.ndarray) -> np.ndarray:
+        return np.stack([truth(masks), masks[:, 0] - 0.5 * masks[:, 2]], 1)
+
+    asked = []
+
+    def stops(masks: np.ndarray) -> np.ndarray:
+        asked.append(len(masks))
+        if len(asked) == 3:
+            raise RuntimeError("gone")
+        return two(masks)
+
+    want = call(two, N, **options)
+    stops.fingerprint = "two"
+    with pytest.raises(EvaluationError, match="the same call goes on from there"):
+        call(stops, N, **options, store=tmp_path)
+    found = call(stops, N, **options, store=tmp_path)
+    assert len(found) == len(want) == 2
+    for ex, other in zip(found, want, strict=True):
+        check_same(ex, other)
+        assert ex.report.cached == sum(asked[:2]) > 0
+    again = resume(tmp_path)
+    assert again.missing == 0
+    for ex, other in zip(again.fit(), want, strict=True):
+        check_same(ex, other)
+
+
+# ---- Values that are only bounds -----------------------------------------------------------------
+
+
+class Bounded(Toy):
+    """Values of more than ten features are bounds, as of a server that does not say more."""
+
+    def __init__(self):
+        super().__init__()
+        self.bounds = []
+
+    @property
+    def censored(self) -> torch.Tensor:
+        return torch.cat([torch.empty(0, bits.words(self.n), dtype=torch.int64), *self.bounds])
+
+    def run(self, masks: torch.Tensor) -> np.ndarray:
+        self.bounds.append(masks[bits.sizes(masks) > 10])
+        return super().run(masks)
+
+
+def check_marks(store: Store, size: int = 10) -> int:
+    """That those of more than `size` features are marked, and no others; how many."""
+    masks, marks = zip(*((m, marks) for m, _, marks in store.blocks_marked()), strict=True)
+    masks, marks = torch.cat(masks), np.concatenate(marks)
+    np.testing.assert_array_equal(marks, bits.sizes(masks).numpy() > size)
+    np.testing.assert_array_equal(store.lookup_marked(masks)[2], marks)
+    assert 0 < marks.sum() < len(marks)
+    return int(marks.sum())
+
+
+def test_bounds_are_still_known_as_such_when_a_run_goes_on(tmp_path) -> None:
+    f, options = Bounded(), {"budget": 120, "seed": 2}
+    ex = proxyspex(f, **options, store=tmp_path / "run")
+    count = check_marks(Store.open(tmp_path / "run"))
+    assert ex.report.censored == count
+    assert f"{count} censored" in str(ex.report)
+    assert any(f"{count} values are only bounds" in text for text in ex.report.warnings)
+    again = resume(tmp_path / "run")
+    assert again.counts["censored"] == again.fit().report.censored == count
+    again.save(tmp_path / "copy")
+    check_marks(Store.open(tmp_path / "copy"))
+    other = proxyspex(Toy(), **options, known=tmp_path / "run", store=tmp_path / "other")
+    assert other.report.censored == count
+    check_marks(Store.open(tmp_path / "other"))
+    assert proxyspex(Toy(), **options).report.censored == 0
+
+
+def test_bounds_pass_a_store_in_front_of_a_function(tmp_path) -> None:
+    f, options = Bounded(), {"budget": 120, "seed": 2}
+    manifest = Manifest.of(f)
+    for _ in range(2):  # evaluated, then read
+        stored = Stored(f, Store.open(tmp_path, manifest))
+        with stored.store:
+            ex = proxyspex(stored, **options)
+        assert ex.report.censored == check_marks(Store.open(tmp_path))
+
+
+def test_bounds_are_told(tmp_path) -> None:
+    run = plan("spex", N, budget=900, degree=2, store=tmp_path, fingerprint="t")
+    with run:
+        for masks in run.batches(100):
+            run.tell(truth(masks), censored=masks.sum(1) > 3)
+            run.tell(truth(masks), masks[::-1].copy(), censored=np.ones(len(masks), bool))
+        marked = check_marks(Store.open(tmp_path), 3)
+        assert run.counts["censored"] == marked
+        run.more(30)
+        assert run.counts["censored"] == marked
+        masks = next(run.batches(10))
+        for wrong in (np.ones(9, bool), np.ones(10), [1] * 10):
+            with pytest.raises(ValueError, match=r"censored must be bool \(10,\)"):
+                run.tell(truth(masks), censored=wrong)
 
 
 def test_two_runs_at_once(tmp_path, whole) -> None:

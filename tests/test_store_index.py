@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from spex_core.records import keys_of
 from spex_core.store_index import Index
-from spex_core.store_shards import Layout, keys_of
 
 
 @pytest.mark.parametrize("keys_there_are", [1, 7, 1 << 20])
@@ -46,19 +46,3 @@ def test_keys_tell_masks_apart_that_differ_in_few_bits() -> None:
         for j in members:
             masks[row, j // 64] |= np.uint64(1 << (j % 64))
     assert len(np.unique(keys_of(masks[:40_000]))) == 40_000
-
-
-@pytest.mark.parametrize("bit", [0, 1, 31, 63])
-def test_every_flipped_bit_of_a_record_is_seen(bit) -> None:
-    layout = Layout(3, 2, 0x123456789ABCDEF0)
-    rng = np.random.default_rng(0)
-    records, keys = layout.begun(rng.integers(0, 2**63, (50, 3)).astype(np.uint64))
-    layout.fill(records, keys, rng.normal(size=(50, 2)))
-    found, whole = layout.keys(records)
-    assert whole.all()
-    np.testing.assert_array_equal(found, keys)
-    for word in range(layout.width):
-        broken = records.copy()
-        broken[:, word] ^= np.uint64(1 << bit)
-        assert not layout.keys(broken)[1].any()
-    assert not layout.keys(np.zeros((1, layout.width), np.uint64))[1].any()

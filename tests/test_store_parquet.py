@@ -43,13 +43,24 @@ def test_the_columns_are_what_they_are_said_to_be(tmp_path, arrow) -> None:
     store.append(masks, values)
     export_parquet(store, tmp_path / "run.parquet")
     table = parquet.read_table(tmp_path / "run.parquet")
-    assert table.column_names == ["mask", "value_0", "value_1"]
+    assert table.column_names == ["mask", "value_0", "value_1", "censored"]
     raw = np.stack([np.frombuffer(mask, np.uint8) for mask in table["mask"].to_pylist()])
     dense = np.unpackbits(raw, axis=1, bitorder="little", count=70).astype(bool)
     found = np.stack([table["value_0"].to_numpy(), table["value_1"].to_numpy()], axis=1)
     known = store.known()
     np.testing.assert_array_equal(dense, known[0])
     np.testing.assert_array_equal(found, known[1])
+
+
+def test_bounds_stay_bounds(tmp_path, arrow) -> None:
+    masks, values = some_masks(70, 300), some_values(300)
+    one = Store.open(tmp_path / "one", manifest())
+    one.append(masks, values, censored=np.arange(300) % 3 == 0)
+    export_parquet(one, tmp_path / "run.parquet")
+    two = Store.open(tmp_path / "two", manifest())
+    import_parquet(two, tmp_path / "run.parquet")
+    np.testing.assert_array_equal(two.lookup_marked(masks)[2], np.arange(300) % 3 == 0)
+    check_holds(two, masks, values)
 
 
 def test_an_empty_store(tmp_path, arrow) -> None:

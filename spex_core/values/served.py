@@ -50,8 +50,8 @@ class ServedText(ValueFunction):
     Accuracy: the server's. Where a server gives the likeliest tokens only and a label is not among
               them, its log-probability is taken as the least of theirs, which it cannot exceed.
               Such values are bounds, not values: `censored` has their masks, a warning counts them,
-              and mark_bounds makes it an output. (Of a difference of which both labels are missing,
-              not even a bound.)
+              a store and the report keep account of them, and mark_bounds makes it an output. (Of a
+              difference of which both labels are missing, not even a bound.)
     Cost:     one request for `server.prompts` masks, in tokens.
     Example:  server = Server("http://localhost:8000/v1", "my/model", api="vllm")
               tokenizer = load_tokenizer("my/model")

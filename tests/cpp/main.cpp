@@ -10,6 +10,8 @@ void test_masks();
 void test_pack_tokens();
 void test_packed_attention();
 void test_parity();
+void test_records();
+void test_settle();
 void test_superset_sums();
 void test_threads();
 void test_trees();
@@ -23,6 +25,8 @@ int main() {
   test_pack_tokens();
   test_packed_attention();
   test_parity();
+  test_records();
+  test_settle();
   test_decode();
   test_trees();
   test_boost();

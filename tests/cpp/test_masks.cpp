@@ -58,6 +58,19 @@ void check_philox() {
   });
 }
 
+void check_unpack(int64_t rows, int64_t n) {
+  const int64_t words = (n + 63) / 64;
+  const auto masks = random_words(rows * words, 3);
+  for_each_way([&](spex::Isa isa, int) {
+    auto out = garbage<uint8_t>(rows * n);
+    spex::unpack_masks_cpu(masks.data(), rows, n, out.data(), isa);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t j = 0; j < n; ++j)
+        CHECK(out[row * n + j] == (masks[row * words + j / 64] >> j % 64 & 1),
+              "unpack_masks rows=%ld n=%ld isa=%d", long(rows), long(n), int(isa));
+  });
+}
+
 }  // namespace
 
 void test_masks() {
@@ -67,5 +80,8 @@ void test_masks() {
   check_affine(13, 2, 3);
   check_philox();
   for (int64_t rows : {0, 1, 2, 7, 64, 100})
-    for (int64_t n : {1, 2, 63, 64, 65, 100, 128, 129, 192, 1000}) check_uniform(rows, n);
+    for (int64_t n : {1, 2, 63, 64, 65, 100, 128, 129, 192, 1000}) {
+      check_uniform(rows, n);
+      check_unpack(rows, n);
+    }
 }
