@@ -95,8 +95,8 @@ void gelu(Address x, Address out, int64_t size, int isa, int threads) {
   spex::gelu_cpu(at<const T>(x), at<T>(out), size, spex::resolve_isa(isa), threads);
 }
 
-// The words of a contiguous NumPy array. Of many small arrays, to ask for the address in Python would
-// take longer than what is done with them.
+// The words of a contiguous NumPy array. Of many small arrays, to ask for the address in Python
+// would take longer than what is done with them.
 class Words {
  public:
   Words(const py::object& array, bool written) {
