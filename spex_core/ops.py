@@ -806,7 +806,7 @@ def superset_sums(
     Raises:  TypeError, ValueError if the arguments are not as above, or on cpu if there are 2**31
              subsets or more, each counted in every term it lies in; BackendUnavailable.
     Accuracy: float64 sums in the order of the terms.
-    Cost:    on cpu some 30 ns for each subset of a term, and 8 (order + 3) bytes.
+    Cost:    on cpu some 50 ns for each subset of a term, and 8 (order + 3) bytes.
     Example: one = torch.ones(1, 3, dtype=torch.float64)
              superset_sums(pack_sets([(0, 2)], 3), one[0, :1], one)
              # (tensor([[0], [2]]), tensor([1., 1.]))

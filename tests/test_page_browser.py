@@ -84,7 +84,7 @@ def rows(page: Page) -> list[list[str]]:
 def test_every_index_of_every_order_is_what_python_computes(show: Callable[..., Page]) -> None:
     rng = np.random.default_rng(0)
     sets = {tuple(sorted(rng.choice(30, d, replace=False).tolist())) for d in range(6)}
-    sets |= {tuple(sorted(rng.choice(30, 1 + i % 5, replace=False).tolist())) for i in range(200)}
+    sets |= {tuple(sorted(rng.choice(30, 1 + i % 5, replace=False).tolist())) for i in range(60)}
     ex = explanation(30, {set_: float(rng.normal()) for set_ in sorted(sets)})
     page = show(ex)
     found = page.evaluate(
@@ -103,9 +103,7 @@ def test_every_index_of_every_order_is_what_python_computes(show: Callable[..., 
             got = {tuple(row["set"]): row["value"] for row in shown["rows"]}
             largest = max(map(abs, values.values()))
             for set_ in got.keys() | values.keys():
-                assert got.get(set_, 0.0) == pytest.approx(
-                    values.get(set_, 0.0), rel=1e-12, abs=2e-12 * largest
-                )
+                assert abs(got.get(set_, 0.0) - values.get(set_, 0.0)) <= 2e-12 * largest, set_
             sizes = [abs(row["value"]) for row in shown["rows"]]
             assert all(a >= b for a, b in pairwise(sizes))
 
