@@ -1,7 +1,7 @@
 #include "settle.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace spex {
 
@@ -10,8 +10,8 @@ bool settle_cpu(const double* values, int64_t rows, int64_t count, double* out, 
   for (int64_t i = 0; i < rows * count; ++i) fine &= std::isfinite(values[i]);
   for (int64_t row = 0; row < rows; ++row) fine &= there[row] == 0;
   if (!fine) return false;
-  std::memcpy(out, values, rows * count * sizeof *values);
-  std::memset(there, 1, rows);
+  std::copy_n(values, rows * count, out);
+  std::fill_n(there, rows, 1);
   return true;
 }
 
