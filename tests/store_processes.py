@@ -154,5 +154,6 @@ def writers(folder: Path, count: int = 4) -> dict:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     modes = {"killed": killed, "commands": killed_commands, "writers": writers}
     print(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]))))
