@@ -121,7 +121,7 @@ def _schema(arrow: Any, manifest: Manifest) -> Any:
 
 def _has_columns(there: Any, schema: Any) -> bool:
     """Whether they are those of `schema`, the last of which, the marks, may be missing."""
-    return there.equals(schema) or there.equals(schema.remove(len(schema) - 1))
+    return bool(there.equals(schema) or there.equals(schema.remove(len(schema) - 1)))
 
 
 def _columns(manifest: Manifest) -> list[str]:
