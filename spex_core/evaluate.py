@@ -15,7 +15,8 @@ from torch import Tensor
 from . import masks as bits
 from .errors import EvaluationError, EvaluationInterrupted, check
 from .given import not_finite, numbers_of
-from .ledger import Ledger, Part
+from .ledger import Ledger
+from .parts import Part
 from .patience import Patience, timed
 from .plan import SamplingPlan
 from .progress import Progress, Status, Watcher, watcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,45 +15,13 @@ from .backend import why_not
 from .errors import check
 from .given import check_samples
 from .keep import Keep
+from .parts import Part, as_slice
 from .plan import SamplingPlan
 from .store import Store
 
 BLOCK = 1 << 14  # rows made at a time
 
 Known = tuple[np.ndarray, np.ndarray]
-
-
-class Part(NamedTuple):
-    """Masks of a plan.
-
-    plan: whose. places: of each there, (k,), or the slice that they are. words: int64 (k, W), the
-    masks, packed. marks: bool (k,), which of their values are only bounds; None: none.
-    """
-
-    plan: SamplingPlan
-    places: np.ndarray | slice
-    words: np.ndarray
-    marks: np.ndarray | None = None
-
-    @property
-    def masks(self) -> Tensor:
-        return torch.from_numpy(self.words)
-
-    def where(self, rows: np.ndarray) -> Part:
-        """Those at rows, numbers or bool (k,)."""
-        places = self.places
-        if isinstance(places, slice):
-            places = np.arange(places.start, places.stop)
-        marks = None if self.marks is None else self.marks[rows]
-        return Part(self.plan, places[rows], self.words[rows], marks)
-
-    def slice(self, start: int, stop: int) -> Part:
-        """Of a part without marks."""
-        words, places = self.words[start:stop], self.places
-        if isinstance(places, slice):
-            first = places.start + start
-            return Part(self.plan, slice(first, first + len(words)), words)
-        return Part(self.plan, places[start:stop], words)
 
 
 def _at(masks: Tensor, rows: np.ndarray) -> Tensor:
@@ -69,13 +37,6 @@ def _kernel() -> Callable[[np.ndarray, np.ndarray, np.ndarray], bool] | None:
     from .native import settle_cpu
 
     return settle_cpu
-
-
-def _as_slice(places: np.ndarray) -> np.ndarray | slice:
-    """The same, as a slice where they follow one another."""
-    if len(places) and (np.diff(places) == 1).all():
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places
 
 
 class Ledger:
@@ -141,7 +102,7 @@ class Ledger:
         left = ~self.there[places]
         if not left.all():
             places, masks = places[left], _at(masks, left)
-        return Part(self.plan, _as_slice(places), masks.numpy())
+        return Part(self.plan, as_slice(places), masks.numpy())
 
     def extend(self, masks: Tensor) -> None:
         """Ask for these packed masks too, which the plan does not have."""

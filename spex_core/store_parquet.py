@@ -2,7 +2,7 @@
 
 Columns: `mask`, the packed bits as bytes, feature j being bit j % 8 of byte j // 8; then `value`,
 or `value_0`, `value_1`, ... for several outputs, in float64; then `censored`, whether the value is
-only a bound. The manifest is in the metadata.
+only a bound; a file without that column has none. The manifest is in the metadata.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def import_parquet(store: Store, path: str | os.PathLike[str]) -> int:
         try:
             file = parquet.ParquetFile(raw, page_checksum_verification=True)
             there = Manifest(**json.loads((file.schema_arrow.metadata or {})[KEY]))
-            check(file.schema_arrow.equals(_schema(arrow, there)), "it has other columns")
+            check(_has_columns(file.schema_arrow, _schema(arrow, there)), "it has other columns")
         except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"import_parquet: {path} is damaged or not an exported store ({error})"
@@ -100,7 +100,9 @@ def _append(store: Store, batch: Any) -> int:
     raw = np.frombuffer(b"".join(batch.column("mask").to_pylist()), "<i8")
     masks = torch.from_numpy(raw.reshape(-1, manifest.words).copy())
     values = np.stack([batch.column(name).to_numpy() for name in _columns(manifest)], axis=1)
-    marks = batch.column(CENSORED).to_numpy(zero_copy_only=False)
+    marks = np.zeros(len(masks), np.bool_)
+    if CENSORED in batch.schema.names:
+        marks = batch.column(CENSORED).to_numpy(zero_copy_only=False)
     rows = store.missing(masks)
     store.append(
         masks[torch.from_numpy(rows)],
@@ -115,6 +117,11 @@ def _schema(arrow: Any, manifest: Manifest) -> Any:
     about = {KEY: json.dumps(dataclasses.asdict(manifest)).encode()}
     columns = [("mask", arrow.binary(8 * manifest.words)), *columns, (CENSORED, arrow.bool_())]
     return arrow.schema(columns, metadata=about)
+
+
+def _has_columns(there: Any, schema: Any) -> bool:
+    """Whether they are those of `schema`, the last of which, the marks, may be missing."""
+    return bool(there.equals(schema) or there.equals(schema.remove(len(schema) - 1)))
 
 
 def _columns(manifest: Manifest) -> list[str]:

@@ -59,7 +59,7 @@ class Stored(ValueFunction):
         there, missing = np.flatnonzero(found), np.flatnonzero(~found)
         for start in range(0, len(there), BLOCK):
             rows = there[start : start + BLOCK]
-            self._mark(masks, rows[marks[rows]])
+            self.mark(masks, rows[marks[rows]])
             yield rows, values[rows]
         wanted, before = masks[torch.from_numpy(missing)], len(self.f.censored)
         with contextlib.closing(self.f.stream(wanted)) as packs:
@@ -68,11 +68,12 @@ class Stored(ValueFunction):
                 bounds = {mask.tobytes() for mask in censored[before:].numpy()}
                 marked = np.array([mask.tobytes() in bounds for mask in asked.numpy()], np.bool_)
                 before = len(censored)
-                self._mark(asked, np.flatnonzero(marked))
+                self.mark(asked, np.flatnonzero(marked))
                 self.store.append(asked, fresh, censored=marked)
                 self.evaluated += len(at)
                 yield missing[at], fresh
 
-    def _mark(self, masks: Tensor, rows: np.ndarray) -> None:
+    def mark(self, masks: Tensor, rows: np.ndarray) -> None:
+        """The values of these rows of masks are only bounds."""
         if len(rows):
             self._censored.append(masks[torch.from_numpy(rows)])

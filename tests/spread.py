@@ -87,6 +87,22 @@ class Fails(Spread):
         return super().run(masks)
 
 
+class Bounded(Spread):
+    """Of masks with feature 0 it has bounds only."""
+
+    def __init__(self, **options: object):
+        super().__init__(**options)
+        self.bounds: list[Tensor] = []
+
+    @property
+    def censored(self) -> Tensor:
+        return torch.cat([super().censored, *self.bounds])
+
+    def run(self, masks: Tensor) -> np.ndarray:
+        self.bounds.append(masks[masks[:, 0] & 1 == 1])
+        return super().run(masks)
+
+
 def fails() -> Fails:
     return Fails()
 

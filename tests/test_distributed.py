@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spread import Spread, broken, fails
+from spread import Bounded, Spread, broken, fails
 
 from spex_core import masks as bits
 from spex_core.errors import MissingExtra, SpexError
@@ -86,6 +86,19 @@ def test_jobs_have_the_packs_of_one_process(order: str) -> None:
     np.testing.assert_array_equal(found, truth)
     f.tokens = 50  # other packs are other values
     assert (f.evaluate(masks) != truth).any()
+
+
+def test_bounds_are_known_as_such() -> None:
+    masks = some_masks(300)
+    want = proxyspex(Bounded(), budget=150)
+    with Distributed(Bounded, executor="processes", workers=1) as f:
+        for _ in range(2):  # those of the first are not counted again
+            found = proxyspex(f, budget=150)
+            assert found.report.censored == want.report.censored > 50
+        before = len(f.censored)
+        f.evaluate(masks)
+    marked = {int(word) for word in f.censored[before:, 0]}
+    assert marked == {int(word) for word in masks[:, 0] if word & 1}
 
 
 # ---- Failures ------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ ORDER = [
         "plan",
         "given",
         "keep",
+        "parts",
         "ledger",
         "patience",
         "progress",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spread import Spread
+from spread import Bounded, Spread
 
 import spex_core
 from spex_core import masks as bits
@@ -93,6 +93,15 @@ def test_each_has_all_values_and_evaluates_its_share(world: int, tmp_path: Path)
     shares = [sum(marks(tmp_path / f"{rank}").values()) for rank in range(world)]
     assert sum(shares) == 500
     assert max(shares) < 1.3 * 500 / world
+
+
+def test_bounds_of_the_others_are_known_as_such(tmp_path: Path) -> None:
+    masks = some_masks(300)
+    for rank in (0, 1):  # the second reads what the first has written
+        f = Ranked(Bounded(), opened(tmp_path / "store"), rank=rank, world=2, stall=0.05)
+        f.evaluate(masks)
+        assert sorted(f.censored[:, 0].tolist()) == sorted(masks[masks[:, 0] & 1 == 1, 0].tolist())
+    assert opened(tmp_path / "store").lookup_marked(masks)[2].sum() == len(f.censored)
 
 
 def test_the_share_of_one_that_never_comes_is_taken_over(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from spex_core import masks as bits
 from spex_core.errors import EvaluationError, EvaluationInterrupted
 from spex_core.planner import lexicographic
 from spex_core.proxyspex import proxyspex
+from spex_core.store import Store
 from spex_core.values import calls
 from spex_core.values.calls import Caller, ServerError
 from spex_core.values.causal_scorers import (
@@ -337,6 +338,39 @@ def test_one_label_of_a_difference_that_is_not_listed(serve: Callable, make: Cal
     is_bound = np.array([mask.tobytes() in marked for mask in bits.pack(masks).numpy()])
     assert 0 < is_bound.sum() < len(masks) or np.unique(found[is_bound]).size > 1
     np.testing.assert_array_equal(found[~is_bound], truth[~is_bound])
+
+
+def test_a_store_keeps_values_and_their_marks(
+    serve: Callable, make: Callable, tmp_path: Any
+) -> None:
+    """A run stopped by its cap goes on, no mask is paid for twice, and bounds stay bounds."""
+    there, options = serve(), {"budget": 60, "degree": 2, "seed": 1}
+    capped = make(there, top=150, prompts=5, concurrency=2, most_requests=6)
+    with (
+        pytest.warns(UserWarning, match="values are bounds"),
+        pytest.raises(EvaluationError, match="most_requests = 6 would be exceeded"),
+    ):
+        proxyspex(capped, **options, store=tmp_path)
+    assert len(there.asked) == len(Store.open(tmp_path)) == 30
+    before = {mask.tobytes() for mask in capped.censored.numpy()}
+    assert before
+
+    with pytest.warns(UserWarning, match="values are bounds"):
+        found = proxyspex(make(there, top=150), **options, store=tmp_path)
+    assert (found.report.cached, found.report.evaluated, len(there.asked)) == (30, 30, 60)
+    plain = make(there, top=150)
+    with pytest.warns(UserWarning, match="values are bounds"):
+        want = proxyspex(plain, **options)
+    assert found.interactions("Fourier") == want.interactions("Fourier")
+    masks, values, marks = zip(*Store.open(tmp_path).blocks_marked(), strict=True)
+    masks, marks = torch.cat(masks), np.concatenate(marks)
+    bounds = {mask.tobytes() for mask in plain.censored.numpy()}
+    assert before < bounds
+    assert marks.tolist() == [mask.tobytes() in bounds for mask in masks.numpy()]
+    assert found.report.censored == want.report.censored == marks.sum() < 60
+    with pytest.warns(UserWarning, match="values are bounds"):
+        again = make(there, top=150)(bits.unpack(masks, plain.n))
+    np.testing.assert_array_equal(np.concatenate(values), again)
 
 
 def test_an_old_vllm_is_told_from_one_that_takes_label_ids(serve: Callable, make: Callable) -> None:

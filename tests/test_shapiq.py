@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from stores import Toy
 
 import spex_core
 from spex_core import MissingExtra, SparseTransform, shapiq_values
@@ -349,6 +350,16 @@ def test_value_functions_as_games() -> None:
     assert shifted([("a",)]) == pytest.approx([1.0])
     tensors = to_game(lambda x: torch.from_numpy(x).sum(1).float(), 3)
     assert tensors(np.ones((1, 3), bool)) == pytest.approx([3.0])
+
+
+def test_a_value_function_of_ours_knows_its_n() -> None:
+    f = Toy(6)
+    masks = np.random.default_rng(1).random((9, 6)) < 0.5
+    np.testing.assert_array_equal(to_game(f)(masks), f(masks))
+    forward = to_forward(f)
+    np.testing.assert_array_equal(forward(torch.from_numpy(masks).float()).numpy(), f(masks))
+    with pytest.raises(ValueError, match=re.escape("one number of features, got [6, 7]")):
+        to_game(f, 7)
 
 
 def test_games_refuse() -> None:

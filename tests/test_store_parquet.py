@@ -63,6 +63,21 @@ def test_bounds_stay_bounds(tmp_path, arrow) -> None:
     check_holds(two, masks, values)
 
 
+def test_a_file_without_marks_has_no_bounds(tmp_path, arrow) -> None:
+    """As exports were before there were marks."""
+    from pyarrow import parquet
+
+    path, masks, values = tmp_path / "run.parquet", some_masks(70, 300), some_values(300)
+    one = Store.open(tmp_path / "one", manifest())
+    one.append(masks, values)
+    export_parquet(one, path)
+    parquet.write_table(parquet.read_table(path).drop_columns(["censored"]), path)
+    two = Store.open(tmp_path / "two", manifest())
+    assert import_parquet(two, path) == 300
+    check_holds(two, masks, values)
+    assert not two.lookup_marked(masks)[2].any()
+
+
 def test_an_empty_store(tmp_path, arrow) -> None:
     store = Store.open(tmp_path / "run", manifest())
     assert export_parquet(store, tmp_path / "run.parquet") == 0

@@ -80,6 +80,7 @@ class Distributed(ValueFunction):
             if executor == "ray"
             else Workers(_Made(work), self.count, start)
         )
+        self._censored: list[Tensor] = []
 
     @functools.cached_property
     def facts(self) -> _Facts:
@@ -105,6 +106,10 @@ class Distributed(ValueFunction):
     def unit(self) -> str:
         return self._here.unit if self._here else "masks"
 
+    @property
+    def censored(self) -> Tensor:
+        return torch.cat([super().censored, *self._censored])
+
     def cost(self, masks: Tensor) -> np.ndarray:
         """That of f where it is here; else 1 for each mask, in the unit "masks"."""
         return self._here.cost(masks) if self._here else np.ones(len(masks), np.int64)
@@ -119,7 +124,9 @@ class Distributed(ValueFunction):
         try:
             given = [("values", rows[job].numpy()) for job in jobs]
             with contextlib.closing(self._workers.each(given)) as answers:
-                for number, values in answers:
+                for number, (values, bounds) in answers:
+                    if len(bounds):
+                        self._censored.append(torch.from_numpy(np.array(bounds)))
                     yield rank[jobs[number]], values
         except JobFailed as error:
             job = jobs[error.job]
@@ -185,7 +192,9 @@ class _Work:
         masks = torch.from_numpy(np.array(rows))  # Ray's arrays cannot be written to
         if name == "planned":
             return planned(self.f, masks)
-        return self.f.evaluate(masks)
+        before = len(self.f.censored)
+        values = self.f.evaluate(masks)
+        return values, self.f.censored[before:].numpy()
 
 
 class _Made:

@@ -65,6 +65,10 @@ class Ranked(ValueFunction):
     def fingerprint(self) -> str:
         return self.stored.fingerprint
 
+    @property
+    def censored(self) -> Tensor:
+        return self.stored.censored
+
     def cost(self, masks: Tensor) -> np.ndarray:
         return self.stored.cost(masks)
 
@@ -85,10 +89,11 @@ class Ranked(ValueFunction):
             at = np.flatnonzero(waiting)
             rows = order[at]
             self.stored.store.refresh()
-            found, values = self.stored.store.lookup(masks[torch.from_numpy(rows)])
+            found, values, marks = self.stored.store.lookup_marked(masks[torch.from_numpy(rows)])
             if found.any():
                 waiting[at[found]] = False
                 since = time.monotonic()
+                self.stored.mark(masks, rows[marks])
                 yield rows[found], values[found].astype(np.float32)
             elif time.monotonic() - since < self.stall:
                 time.sleep(POLL)
