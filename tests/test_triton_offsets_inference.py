@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from test_triton_offsets import Far, random_words, run_program
 
 from spex_core import reference_inference as reference
+from spex_core.backend import interpreted, why_not
+
+if why_not("triton") is not None or not interpreted():
+    pytest.skip("needs Triton's interpreter", allow_module_level=True)
+
 from spex_core.triton_kernels import (
     head_scale,
     histogram,
@@ -49,7 +55,9 @@ def test_packed_tokens() -> None:
         *(pack_tokens._pack_tokens_kernel, (t,), Far(mask, 3 * t), ids, OWNER),
         *(Far(starts, t), starts, starts, Far(input_ids, start), Far(positions, start)),
         *(Far(sequence, start), length, 3, 3),
-        **{"TRIE": False, "ORIGINAL": True, "BLOCK_L": 4},
+        TRIE=False,
+        ORIGINAL=True,
+        BLOCK_L=4,
     )
     assert input_ids.tolist() == [10, 11, 12, 14, 15, 0, 0, 0]
     assert positions.tolist() == [0, 1, 2, 4, 5, 0, 0, 0]
@@ -75,7 +83,8 @@ def test_nodes_of_a_trie() -> None:
     run_program(
         *(pack_trie._subtree_end_kernel, (start // nodes,), minima, Far(mask, start)),
         *(starts, shared, Far(end, start), start + nodes, samples),
-        **{"LEVELS": len(minima), "BLOCK_N": nodes},
+        LEVELS=len(minima),
+        BLOCK_N=nodes,
     )
     assert (end - start).tolist() == [4, 2, 4, 4]
 
@@ -89,7 +98,9 @@ def test_embeddings() -> None:
     run_program(
         *(mask_embed._mask_embed_kernel, (t, 0), Far(mask, t), embeddings, baseline, OWNER, mask),
         *(Far(out, t * 6 * width), 6, 3, 1, width, 0),
-        **{"DROP": False, "BLOCK_L": 4, "BLOCK_D": 8},
+        DROP=False,
+        BLOCK_L=4,
+        BLOCK_D=8,
     )
     assert torch.equal(
         out, reference.mask_embed(mask, embeddings, baseline, OWNER, 3, drop=False)[0]
@@ -103,7 +114,9 @@ def test_gates_of_heads() -> None:
     run_program(
         *(head_scale._head_scale_kernel, (i, 0), Far(x, i * 12), Far(mask, 2 * t), Far(where, i)),
         *(x, x, Far(out, i * 12), t + 1, 2, 12, dim, 64),
-        **{"MEAN": False, "SCALE": False, "BLOCK": 16},
+        MEAN=False,
+        SCALE=False,
+        BLOCK=16,
     )
     assert min(i * 12, 2 * t) > FAR
     assert torch.equal(out[0, ::2], x[0, ::2])
@@ -119,8 +132,13 @@ def test_scores_of_a_late_row() -> None:
         *(score_last._score_last_kernel, (r, 0), Far(hidden, (rows - 1) * width)),
         *(Far(where, r), weight, weight, weight, weight),
         *(Far(out, r * outputs), rows, width, outputs),
-        **{"EPS": 0.0, "CENTRE": False, "NORM": False, "NORM_BIAS": False, "BIAS": False},
-        **{"BLOCK_D": 16, "BLOCK_Q": 4},
+        EPS=0.0,
+        CENTRE=False,
+        NORM=False,
+        NORM_BIAS=False,
+        BIAS=False,
+        BLOCK_D=16,
+        BLOCK_Q=4,
     )
     assert min((rows - 1) * width, r * outputs) > FAR
     torch.testing.assert_close(out, weight @ hidden[0])
@@ -137,7 +155,11 @@ def test_logits_of_late_tokens_and_rows() -> None:
         *(token_logprobs._token_logprobs_kernel, (r, part), Far(x, r * block * width)),
         *(Far(weight, part * span * width), weight, Far(most, at), Far(total, at)),
         *(rows, vocabulary, width),
-        **{"BIAS": False, "SPAN": span, "BLOCK_R": block, "BLOCK_V": 4, "BLOCK_D": 16},
+        BIAS=False,
+        SPAN=span,
+        BLOCK_R=block,
+        BLOCK_V=4,
+        BLOCK_D=16,
     )
     assert min(r * block * width, part * span * width) > FAR
     torch.testing.assert_close(most + total.log(), (x @ weight.T).logsumexp(1))
