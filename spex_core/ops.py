@@ -383,6 +383,7 @@ def anova_kernel_grad(
         "anova_kernel_grad: weights must have shape {}, got {}",
         *(shape, tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__),
     )
+    check_device("anova_kernel_grad", "weights", weights, "masks", masks)
     inputs = masks, others, relevances, variances, weights.double()
     match pick("anova_kernel_grad", backend, masks.device):
         case "cpu":

@@ -16,6 +16,7 @@ import pytest
 import torch
 from aliased import true_bins
 from planted import plant
+from test_traced import CALLS, FURTHER
 
 from spex_core import ops
 from spex_core.backend import OPS, emulated, pick, why_not
@@ -299,19 +300,22 @@ def test_no_rows_launch_nothing(emulation) -> None:
     assert emulation.launches() == before
 
 
+@pytest.mark.parametrize("op", [op for op, there in OPS.items() if "cuda" in there])
 def test_memory_that_runs_out_is_an_error_before_anything_is_launched(
-    emulation, monkeypatch: pytest.MonkeyPatch
+    emulation, monkeypatch: pytest.MonkeyPatch, op: str
 ) -> None:
-    plan = aliased_plan(10, 3, degree=2)
-    given = torch.ones(plan.shape), plan.code, plan.delay_columns, plan.hashes
+    args, options = FURTHER[op]() if op in FURTHER else (CALLS[op](), {})
+    args = [x.detach() if isinstance(x, torch.Tensor) else x for x in args]
+    getattr(ops, op)(*args, **options, backend="cuda")
 
     def full(*size: object, **options: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(torch, "empty", full)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, full)
     before = emulation.launches()
     with pytest.raises(torch.OutOfMemoryError):
-        ops.peel(*given, floor=1e-15, chase=0, backend="cuda")
+        getattr(ops, op)(*args, **options, backend="cuda")
     assert emulation.launches() == before
 
 

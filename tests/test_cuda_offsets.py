@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from spex_core import reference
+from spex_core import ops, reference, reference_decode
 from spex_core.backend import emulated, why_not
+from spex_core.codes import bch_code
 
 if why_not("cuda") is not None or not emulated():
     pytest.skip("not built with SPEX_CUDA=EMULATED", allow_module_level=True)
 
-from spex_core import _cuda
+from spex_core import _cuda, native_cuda
+from spex_core.boost_cuda import Grower
+from spex_core.boost_start import Start
 
 HERE = (0, 0)
 FAR = 2**31
@@ -36,7 +39,8 @@ def address(x: Tensor, first: int) -> int:
 
 def spacious(*shape: int) -> Tensor:
     """int64 zeros of which only what is written takes memory."""
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    unreserved = 0x4000  # MAP_NORESERVE on Linux: it may be more than the machine has
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
     memory = mmap.mmap(-1, 8 * math.prod(shape), flags=private)
     return torch.frombuffer(memory, dtype=torch.int64).view(shape)
 
@@ -127,3 +131,51 @@ def test_a_late_tile_of_the_gram_matrix() -> None:
     _cuda.parity_gram(*where, address(out, first * terms), HERE)
     found = out[:, first:].view(torch.float64)
     assert torch.equal(found, reference.parity_gram(columns, 64))
+
+
+def test_a_late_row_is_decoded() -> None:
+    """In one slice a row; both launches."""
+    code, threads = bch_code(40, 2), 128
+    shifts = code.delays
+    block = FAR // (threads * code.t) + 1
+    first = block * threads
+    readings = torch.randn(
+        threads, shifts, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    expected = reference_decode.bch_decode(readings, code, 0)
+    assert (expected[1] > 0).any()
+    scores = torch.zeros(threads, dtype=torch.float64)
+    counts, found = (torch.zeros(threads, dtype=torch.int32) for _ in range(2))
+    slots, features = (torch.zeros(threads, code.t, dtype=torch.int32) for _ in range(2))
+    tables = native_cuda._tables(code, torch.device("cpu"))
+    for launch in (0, 1):
+        _cuda.only(launch, block)
+        _cuda.bch_decode(
+            native_cuda._code(code, tables[3], torch.device("cpu")),
+            *(address(readings, first * shifts), first + threads, 0, 1),
+            *(address(scores, first), address(counts, first), address(slots, first * code.t)),
+            *(address(features, first * code.t), address(found, first), HERE),
+        )
+    assert min(first * shifts, first * code.t) > FAR
+    assert torch.equal(features, expected[0])
+    assert torch.equal(found, expected[1])
+
+
+def test_a_tree_of_late_samples() -> None:
+    """Fitted to the last eight samples, whose words are past 2**31; all others it only predicts."""
+    late, words = 8, 2**14
+    samples, n = FAR // words + late, 64 * words
+    masks = spacious(samples, words)
+    masks[-late:, -1] = torch.arange(late)
+    values = torch.zeros(samples, dtype=torch.float64)
+    values[-late:] = torch.tensor([0.0, 3.0, -1.0, 2.0, 7.0, 4.0, 9.0, 5.0]) / 16
+    settings = 1, 3, 2, 1, 0.5, 0.0, 1.0, 1.0
+    inside = torch.arange(samples) >= samples - late
+    start = Start(values, values[-late:].mean(), inside, late, 0)
+    grower = Grower(masks, samples, n, start, settings, 0, 0)
+    staged = grower.run([1])[0]
+    how = {"trees": 1, "depth": 3, "leaves": 2, "min_leaf": 1, "rate": 0.5}
+    expected = ops.boost(masks[-late:, -1:], values[-late:], 64, **how, backend="reference")
+    found = grower.forest(0, 0)[2]
+    assert found.tolist() == [n - 64 + expected.feature[0], -1, -1]
+    assert torch.equal(staged[-late:], expected.staged[0, 0])

@@ -109,3 +109,14 @@ def test_docstrings_become_restructured_text() -> None:
         "**Raises**\n\nValueError for \\|x\\| > 1.\n\n"
         "**Example**\n\n.. code-block:: python\n\n   f(1)\n   # 2\n"
     )
+
+
+def test_the_page_of_the_kernels_names_every_op() -> None:
+    """In a heading; and in the table those that have a kernel on a GPU."""
+    text = (DOCS / "kernels.md").read_text(encoding="utf-8")
+    headings = " ".join(re.findall("^## (.*)$", text, re.MULTILINE))
+    missing = set(backend.OPS) - set(re.findall(r"\w+", headings))
+    assert missing == {"peel_many"}, "which is under peel"
+    rows = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    on_a_gpu = {op for op, there in backend.OPS.items() if "triton" in there}
+    assert on_a_gpu <= set(re.findall(r"\w+", rows))

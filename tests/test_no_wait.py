@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spex_core import checks, ops, ops_inference
-from spex_core.backend import OPS, why_not
+from spex_core.backend import OPS, interpreted, why_not
 
 if (reason := why_not("triton")) is not None:
     pytest.skip(f"triton: {reason}", allow_module_level=True)
@@ -52,6 +52,8 @@ class NoCopy(TorchFunctionMode):
 
 @pytest.fixture
 def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not interpreted():
+        pytest.skip("CPU tensors need Triton's interpreter")
     for module in (checks, ops, ops_inference):
         monkeypatch.setattr(module, "readable", lambda x: False)
 

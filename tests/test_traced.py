@@ -117,11 +117,12 @@ class Recorder(TorchDispatchMode):
 DIFFERENTIABLE = ("fwht", "parity_predict", "parity_adjoint")
 
 
-@pytest.fixture(params=["reference", "cpu", "triton"])
+@pytest.fixture(params=["reference", "cpu", "triton", "cuda"])
 def backend(request: pytest.FixtureRequest) -> str:
     from spex_core.backend import refusal
 
-    if (reason := refusal("fwht", request.param, CPU)) is not None:
+    op = request.node.callspec.params["name"]
+    if (reason := refusal(op, request.param, CPU)) is not None:
         pytest.skip(f"{request.param}: {reason}")
     return request.param
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_traced import FURTHER, public
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from triton_problems import PROBLEMS, anova_kernel_grad, bch_decode, boost, peel, tree_fourier
 
-from spex_core.backend import why_not
+from spex_core import ops_inference
+from spex_core.backend import OPS, interpreted, why_not
 
 if (reason := why_not("triton")) is not None:
     pytest.skip(f"triton: {reason}", allow_module_level=True)
@@ -47,3 +49,17 @@ def test_whichever_tensor_finds_no_memory(problem) -> None:
             else:
                 assert room > 0, "every op allocates its result"
                 assert torch.equal(got, want)
+
+
+INFERENCE = [op for op, there in OPS.items() if "triton" in there and hasattr(ops_inference, op)]
+
+
+@pytest.mark.parametrize("op", INFERENCE)
+def test_masked_inference_finds_no_memory(op: str) -> None:
+    if not interpreted():
+        pytest.skip("CPU tensors need Triton's interpreter")
+    args, options = FURTHER[op]()
+    want = public(op)(*args, **options, backend="triton")
+    with Full(0), pytest.raises(torch.OutOfMemoryError):
+        public(op)(*args, **options, backend="triton")
+    torch.testing.assert_close(public(op)(*args, **options, backend="triton"), want)
