@@ -4,6 +4,8 @@
 
 Each result is first held to the CPU's. Milliseconds are medians by CUDA events, with the L2 cache
 flushed before each call; `floor` is the time of a device copy of as many bytes, in the same run.
+`over rival` is how many times as long the rival takes: for fwht the package fast-hadamard-transform
+where it is installed, up to 2**15 columns; for parity_predict products of dense float32 matrices.
 Without a device it says so and writes nothing.
 """
 
@@ -25,7 +27,7 @@ from spex_core import ops
 from spex_core.alias import alias
 from spex_core.backend import refusal
 from spex_core.codes import bch_code
-from spex_core.masks import pack
+from spex_core.masks import pack, unpack
 from spex_core.peel import peel
 from spex_core.plan import SamplingPlan, aliased_plan
 from spex_core.proxy import fit_default
@@ -81,7 +83,7 @@ def words(*shape: int, seed: int) -> Tensor:
 
 
 def fwht_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
-    rows = []
+    rows, public = [], public_fwht()
     for dtype, b in FWHT:
         small = torch.randint(-9, 10, (4, 1 << b)).to(dtype)
         x = torch.randn(sizes.values >> b, 1 << b, device=device).to(dtype)
@@ -93,7 +95,23 @@ def fwht_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -
             ms = milliseconds(lambda call=call, x=x: call(x), seconds)
             name = {"op": "fwht", "size": size, "backend": backend}
             rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
+            if public is not None and b <= 15 and dtype != torch.float64:
+                rows[-1]["over rival"] = milliseconds(lambda x=x: public(x), seconds) / ms
     return rows
+
+
+def public_fwht() -> Callable[[Tensor], Tensor] | None:
+    try:
+        from fast_hadamard_transform import hadamard_transform
+    except ImportError:
+        return None
+    return hadamard_transform
+
+
+def dense_predict(masks: Tensor, support: Tensor, coefs: Tensor, rows: int = 1 << 15) -> Tensor:
+    """parity_predict by products of dense float32 matrices of 0 and 1, so many masks at a time."""
+    parts = ((part @ support.T).remainder_(2) for part in masks.split(rows))
+    return torch.cat([(1.0 - 2.0 * odd) @ coefs for odd in parts])
 
 
 def sparse(terms: int, n: int) -> Tensor:
@@ -250,6 +268,9 @@ def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> 
             10 * 5 * 30_000 * n // 8,
         ),
     ]
+    dense = [torch.from_numpy(unpack(x, n)).to(device).float() for x in (masks, support)]
+    product = functools.partial(dense_predict, *dense, on["c"].float())
+    rivals = {"parity_predict": milliseconds(product, seconds)}
     cpu, found = torch.device("cpu"), []
     for op, size, call, smaller, moved in cases:
         expected = smaller(cpu, {})
@@ -259,6 +280,8 @@ def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> 
             ms, floor = milliseconds(lambda call=call, how=how: call(how), seconds), moved / rate
             name = {"op": op, "size": size, "backend": backend}
             found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
+            if op in rivals:
+                found[-1]["over rival"] = rivals[op] / ms
     return found
 
 
