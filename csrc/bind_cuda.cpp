@@ -100,6 +100,16 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("emulate_downwards", [](bool downwards) { spex::emulated::downwards = downwards; });
   m.def("limit_shared", [](int bytes) { spex::emulated::shared_limit = bytes; });
   m.def("most_shared", [] { return spex::emulated::most_shared; });
+  // (bytes of a lane, offset of each) of the accesses to shared memory in what call() launches.
+  m.def("shared_accesses", [](const py::function& call) {
+    spex::emulated::recorded.clear();
+    spex::emulated::records = true;
+    call();
+    spex::emulated::records = false;
+    std::vector<std::pair<int, std::array<int, spex::emulated::kWarp>>> found;
+    for (const auto& access : spex::emulated::recorded) found.push_back({access.bytes, access.at});
+    return found;
+  });
   m.def("launches", [] { return spex::emulated::launches; });
   m.def("only", [](int64_t launch, int64_t block) {  // the next launch is number 0; -1 for all
     spex::emulated::only_launch = launch < 0 ? -1 : spex::emulated::launches + 1 + launch;

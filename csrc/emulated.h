@@ -9,6 +9,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -47,9 +48,17 @@ struct Barrier {
   int64_t passed = 0;
 };
 
+// An access of a warp to shared memory: bytes of a lane, and where in the block's memory each has
+// them.
+struct Access {
+  int bytes;
+  std::array<int, kWarp> at;
+};
+
 struct Warp {
   Barrier barrier;
   double slots[2][kWarp];  // what a shuffle hands over, and the next one
+  std::vector<Access> accesses;
 };
 
 struct Group {  // a block
@@ -67,7 +76,7 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   Index thread, block;
   Group* group;
-  int shuffles = 0;
+  int shuffles = 0, accesses = 0;
   bool begun = false, done = false;
 };
 
@@ -80,6 +89,8 @@ inline std::function<void()> body;
 inline bool downwards = false;        // the order in which threads run
 inline int shared_limit = 163 << 10;  // bytes, of sm_80
 inline int most_shared = 0;           // bytes of shared memory of any launch so far
+inline bool records = false;          // whether accesses to shared memory are kept
+inline std::vector<Access> recorded;  // those that were
 inline int64_t launches = 0;
 inline int64_t steps = 0;  // barriers passed and threads ended
 // Where not negative: of the launches from now on only this one counts, and of it only this block;
@@ -137,7 +148,7 @@ inline void run(unsigned first, unsigned last, unsigned threads, int shared) {
     f.thread = {static_cast<unsigned>(i % threads)};
     f.block = {static_cast<unsigned>(first + i / threads)};
     f.group = &groups[i / threads];
-    f.shuffles = 0;
+    f.shuffles = f.accesses = 0;
     f.begun = f.done = false;
     getcontext(&f.context);
     f.context.uc_stack.ss_sp = f.stack.get();
@@ -158,9 +169,26 @@ inline void run(unsigned first, unsigned last, unsigned threads, int shared) {
       std::abort();
     }
   }
+  for (const Group& group : groups)
+    for (const Warp& warp : group.warps)
+      recorded.insert(recorded.end(), warp.accesses.begin(), warp.accesses.end());
 }
 
 }  // namespace emulated
+
+// Records an access that may be to shared memory. The lanes of a warp must not diverge: the n-th
+// access of one is that of all.
+inline void note_access(const void* at, int bytes) {
+  using namespace emulated;
+  if (!records) return;
+  const auto& shared = fiber->group->shared;
+  const auto offset = static_cast<const char*>(at) - reinterpret_cast<const char*>(shared.data());
+  if (offset < 0 || offset >= static_cast<int64_t>(16 * shared.size())) return;
+  auto& accesses = fiber->group->warps[fiber->thread.x / kWarp].accesses;
+  const size_t number = fiber->accesses++;
+  if (number == accesses.size()) accesses.push_back({bytes, {}});
+  accesses[number].at[fiber->thread.x % kWarp] = static_cast<int>(offset);
+}
 
 inline int shared_limit(const Place&) { return emulated::shared_limit; }
 

@@ -2,8 +2,11 @@
 // a value's place in the tile, from the lowest: place in a vector of 16 bytes, lane, vector of the
 // thread, warp. So the stages come in the order of the CPU's kernel, with its bits: within a
 // vector, by shuffles, across the vectors of a thread, and, once the tile has gone through shared
-// memory, across warps. Both accesses to shared memory are of neighbouring lanes to neighbouring
-// words: no two lanes meet in a bank, and nothing has to be swizzled.
+// memory, across warps. That exchange swizzles which thread holds a value, not where shared memory
+// has it: in the layout that writes as in the one that reads, the lanes are the lowest bits of a
+// place above those of a vector, so the lanes of an access lie side by side and no two meet in a
+// bank. The usual swizzle, an XOR of addresses, is for exchanges where the lanes of one side are
+// higher bits. The tests compute the bank of every lane.
 #include <algorithm>
 
 #include "bits.h"
@@ -31,7 +34,10 @@ struct alignas(sizeof(T) << kLog) Pack {
 template <int kLog, typename T>
 __device__ void load(const T* from, bool inside, T* x) {
   Pack<T, kLog> pack{};
-  if (inside) pack = *reinterpret_cast<const Pack<T, kLog>*>(from);
+  if (inside) {
+    note_access(from, sizeof(pack));
+    pack = *reinterpret_cast<const Pack<T, kLog>*>(from);
+  }
 #pragma unroll
   for (int i = 0; i < 1 << kLog; ++i) x[i] = pack.at[i];
 }
@@ -41,7 +47,10 @@ __device__ void store(T* to, bool inside, const T* x) {
   Pack<T, kLog> pack;
 #pragma unroll
   for (int i = 0; i < 1 << kLog; ++i) pack.at[i] = x[i];
-  if (inside) *reinterpret_cast<Pack<T, kLog>*>(to) = pack;
+  if (inside) {
+    note_access(to, sizeof(pack));
+    *reinterpret_cast<Pack<T, kLog>*>(to) = pack;
+  }
 }
 
 template <typename T, int kValues>

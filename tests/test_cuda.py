@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,44 @@ def test_fwht_takes_as_many_passes_as_it_says(emulation, dtype, b: int, passes: 
     ops.fwht(torch.ones(2, 1 << b, dtype=dtype), backend="cuda")
     assert emulation.launches() - before == passes
     assert emulation.most_shared() <= SHARED_LIMIT
+
+
+def conflicts(size: int, lanes: list[int]) -> int:
+    """How many more times than once an access of a warp goes to shared memory, where each lane has
+    `size` bytes at its offset. Of 8 bytes half a warp goes at once, of 16 a quarter."""
+    together = min(32, 128 // size)
+    more = 0
+    for first in range(0, 32, together):
+        words = {at // 4 + i for at in lanes[first : first + together] for i in range(size // 4)}
+        banks = Counter(word % 32 for word in words)
+        more += max(banks.values()) - 1
+    return more
+
+
+def test_conflicts_are_seen() -> None:
+    assert conflicts(4, list(range(0, 128, 4))) == 0
+    assert conflicts(4, [0] * 32) == 0  # one word for all
+    assert conflicts(4, list(range(0, 256, 8))) == 1
+    assert conflicts(4, list(range(0, 128 * 32, 128))) == 31
+    assert conflicts(8, list(range(0, 256, 8))) == 0
+    assert conflicts(8, list(range(0, 512, 16))) == 2  # one in each half
+    assert conflicts(16, list(range(0, 512, 16))) == 0
+    assert conflicts(16, list(range(0, 64 * 32, 64))) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "b"),
+    [*((torch.float32, b) for b in range(3, 17)), *((torch.float64, b) for b in range(3, 16))],
+    ids=str,
+)
+def test_lanes_of_fwht_meet_in_no_bank(emulation, dtype, b: int) -> None:
+    """Every warp at every access of the exchange; up to 2**9 a row needs none."""
+    x = torch.ones(1, 1 << b, dtype=dtype)
+    accesses = emulation.shared_accesses(lambda: ops.fwht(x, backend="cuda"))
+    assert bool(accesses) == (b > 9)
+    row = x.element_size() << b
+    assert sum(32 * size for size, _ in accesses) >= 2 * row * (b > 9)  # written and read
+    assert all(conflicts(size, lanes) == 0 for size, lanes in accesses)
 
 
 @pytest.mark.parametrize("chase", [0, 5])
