@@ -5,10 +5,45 @@
 
 namespace spex {
 
+// The terms of each bin: places in s.term, those of bin after bin from s.start on.
+class BinMembers {
+ public:
+  __device__ BinMembers(const PeelProblem& q, const PeelSpace& s) : s_(s), sets_(q, s) {}
+
+  // At once only with other calls of put.
+  __device__ void put(int64_t bin, int32_t place) const {
+    s_.members[s_.start[bin] + atomicAdd(s_.fill + bin, 1)] = place;
+  }
+
+  __device__ void sort(int64_t bin) const {
+    for (int64_t i = s_.start[bin] + 1; i < s_.start[bin + 1]; ++i) {
+      const int32_t member = s_.members[i];
+      int64_t at = i;
+      for (; at > s_.start[bin] && s_.members[at - 1] > member; --at)
+        s_.members[at] = s_.members[at - 1];
+      s_.members[at] = member;
+    }
+  }
+
+  // What the terms of the bin read at delay p if their coefficients are x.
+  __device__ double reading(int64_t bin, int p, const double* x) const {
+    double sum = 0;
+    for (int64_t m = s_.start[bin]; m < s_.start[bin + 1]; ++m) {
+      const int32_t s = s_.members[m];
+      sum += bit_at(sets_.bits(s_.term[s]), p) ? -x[s] : x[s];
+    }
+    return sum;
+  }
+
+ private:
+  const PeelSpace& s_;
+  const KnownSets sets_;
+};
+
 class DeviceFit {
  public:
   __device__ DeviceFit(const Team& team, const PeelProblem& q, const PeelSpace& s)
-      : team_(team), q_(q), s_(s), sets_(q, s) {}
+      : team_(team), q_(q), s_(s), sets_(q, s), members_(q, s) {}
 
   __device__ double total_energy() const {
     return team_.sum(s_.bins, [&](int64_t bin) { return s_.energy[bin]; });
@@ -59,40 +94,26 @@ class DeviceFit {
   __device__ void list_members(int64_t count) const {
     team_.each(s_.bins + 1, [&](int64_t bin) { s_.start[bin] = s_.fill[bin] = 0; });
     team_.each(count, [&](int64_t s) {
-      for (int g = 0; g < q_.groups; ++g) atomicAdd(s_.start + sets_.bin(s_.term[s], g), 1);
+      for (int g = 0; g < q_.groups; ++g) atomicAdd(s_.fill + sets_.bin(s_.term[s], g), 1);
     });
     team_.scan(
-        s_.bins + 1, [&](int64_t bin) { return int64_t{s_.start[bin]}; },
-        [&](int64_t bin, int64_t before) { s_.start[bin] = static_cast<int32_t>(before); });
+        s_.bins + 1, [&](int64_t bin) { return int64_t{s_.fill[bin]}; },
+        [&](int64_t bin, int64_t before) {
+          s_.start[bin] = before;
+          s_.fill[bin] = 0;
+        });
     team_.each(count, [&](int64_t s) {
-      for (int g = 0; g < q_.groups; ++g) {
-        const int64_t bin = sets_.bin(s_.term[s], g);
-        s_.members[s_.start[bin] + atomicAdd(s_.fill + bin, 1)] = static_cast<int32_t>(s);
-      }
+      for (int g = 0; g < q_.groups; ++g)
+        members_.put(sets_.bin(s_.term[s], g), static_cast<int32_t>(s));
     });
-    team_.each(s_.bins, [&](int64_t bin) {
-      for (int32_t i = s_.start[bin] + 1; i < s_.start[bin + 1]; ++i) {
-        const int32_t member = s_.members[i];
-        int32_t at = i;
-        for (; at > s_.start[bin] && s_.members[at - 1] > member; --at)
-          s_.members[at] = s_.members[at - 1];
-        s_.members[at] = member;
-      }
-    });
+    team_.each(s_.bins, [&](int64_t bin) { members_.sort(bin); });
   }
 
   // write(i, sum over the terms of reading i's bin of +-x): what terms of coefficients x read.
   template <typename Write>
   __device__ void spread(const double* x, const Write& write) const {
     team_.each(s_.bins * q_.shifts, [&](int64_t i) {
-      const int64_t bin = i / q_.shifts;
-      const int p = static_cast<int>(i % q_.shifts);
-      double sum = 0;
-      for (int32_t m = s_.start[bin]; m < s_.start[bin + 1]; ++m) {
-        const int32_t s = s_.members[m];
-        sum += bit_at(sets_.bits(s_.term[s]), p) ? -x[s] : x[s];
-      }
-      write(i, sum);
+      write(i, members_.reading(i / q_.shifts, static_cast<int>(i % q_.shifts), x));
     });
   }
 
@@ -118,6 +139,7 @@ class DeviceFit {
   const PeelProblem& q_;
   const PeelSpace& s_;
   const KnownSets sets_;
+  const BinMembers members_;
 };
 
 }  // namespace spex

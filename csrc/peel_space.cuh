@@ -2,6 +2,8 @@
 // candidates of a round, the vectors of a fit.
 #pragma once
 
+#include <algorithm>
+
 #include "peel_test.h"
 #include "team.cuh"
 
@@ -49,8 +51,9 @@ struct PeelSpace {
   double* best_coef;            // (terms)
 
   // A fit: the terms of each bin, and conjugate gradients.
-  int32_t *start, *fill;  // (bins + 1)
-  int32_t* members;       // (groups terms): of bin after bin, places in `term`, ascending
+  int64_t* start;    // (bins + 1)
+  int32_t* fill;     // (bins + 1)
+  int32_t* members;  // (groups terms): of bin after bin, places in `term`, ascending
   double *x, *step, *slope, *turned;  // (terms)
   double* part;                       // (terms, groups)
 
@@ -86,7 +89,7 @@ inline PeelSpace peel_space(const PeelProblem& q, Arena& arena) {
   PeelSpace s{};
   s.bins = int64_t{q.groups} << q.b;
   s.terms = capacity(q);
-  s.sets = 2 * s.terms;
+  s.sets = std::min<int64_t>(2 * s.terms, INT32_MAX);  // more terms have no numbers
   s.slots = std::max<int64_t>(s.bins * q.groups, 1 << 16);
   for (s.table = 1; s.table < 2 * s.sets;) s.table *= 2;
   const int64_t readings = s.bins * q.shifts, t = q.code.t;
@@ -113,7 +116,7 @@ inline PeelSpace peel_space(const PeelProblem& q, Arena& arena) {
   s.best = arena.take<int32_t>(s.terms);
   s.best_coef = arena.take<double>(s.terms);
 
-  s.start = arena.take<int32_t>(s.bins + 1);
+  s.start = arena.take<int64_t>(s.bins + 1);
   s.fill = arena.take<int32_t>(s.bins + 1);
   s.members = arena.take<int32_t>(s.terms * q.groups);
   s.x = arena.take<double>(s.terms);
@@ -157,13 +160,13 @@ class KnownSets {
 
   // Writes all that is known of a new set under a number of its own. Until `list` it is not found.
   __device__ int32_t add(const int32_t* key) const {
-    const int32_t set = static_cast<int32_t>(
+    const int64_t set = static_cast<int64_t>(
         atomicAdd(reinterpret_cast<unsigned long long*>(s_.counters + kSets), 1ULL));
     for (int i = 0; i <= q_.code.t; ++i) this->key(set)[i] = key[i];
     place_set(q_, key + 1, key[0], s_.set_bin + set * q_.groups, s_.set_bits + set * q_.code.words);
     s_.coef[set] = 0;
     s_.drops[set] = s_.in[set] = 0;
-    return set;
+    return static_cast<int32_t>(set);
   }
 
   // At once only with other calls of list, and of different sets.

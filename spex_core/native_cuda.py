@@ -21,7 +21,7 @@ from .transfers import down
 BLOCK_BYTES = 1 << 28  # of the parities of a block of masks, at most
 MASKS_EACH = ((1 << 19, 32), (1 << 16, 8))  # from so many masks on, so many to a thread
 DECODERS = 1 << 18  # threads that decode, at most, while a row can do with one
-MOST_READINGS = 1 << 30
+MOST_PAIRS = (1 << 31) - 1  # of a bin and a group, which peel numbers in 32 bits
 
 
 def place(x: Tensor) -> tuple[int, int]:
@@ -140,20 +140,20 @@ def peel_many_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One kernel an output, one after another in the same memory. Waits for the device once, for
     their numbers of terms."""
+    outputs, groups, shifts, width = bins.shape
+    check(
+        groups * groups * width <= MOST_PAIRS,
+        "peel: bins (C, P, B) must have C * C * B < 2**31 on cuda, got shape {}",
+        tuple(bins.shape[1:]),
+    )
     bins, device = bins.contiguous(), bins.device
     columns, hashes = columns.to(device).contiguous(), hashes.to(device).contiguous()
-    outputs, groups, shifts, width = bins.shape
     shape = groups, shifts, width.bit_length() - 1, hashes.data_ptr()
     problems = [
         _cuda.PeelProblem(_code(code, columns, device), *shape, own.data_ptr(), degree, floor)
         for own, floor in zip(bins, floors, strict=True)
     ]
     most = problems[0].capacity()
-    check(
-        groups * shifts * width <= MOST_READINGS and most * max(groups, code.t + 1) < 2**30,
-        "peel: bins must have at most 2**30 readings on cuda, got shape {}",
-        tuple(bins.shape),
-    )
     memory = torch.empty(problems[0].bytes(), dtype=torch.uint8, device=device)
     features = torch.empty(outputs, most, code.t, dtype=torch.int32, device=device)
     coefs = torch.empty(outputs, most, dtype=torch.float64, device=device)

@@ -516,6 +516,8 @@ def peel(
     Returns: features int32 (S, t), ascending, -1 beyond the last, rows in the order of size, then
              features; coefs float64 (S,), the least-squares fit to all bins. Terms within 4.5
              standard errors of zero are dropped.
+    Raises:  TypeError, ValueError if the arguments are not as above, or on cuda if C * C * B >=
+             2**31.
     Cost:    the decodings; C P products a term and step of the fits. A device is waited for several
              times a round, for some numbers that say what comes next; on cuda once, at the end.
     Source:  Kang et al. 2025 (SPEX), algorithm 1. What goes beyond it is in ARCHITECTURE.md,

@@ -251,20 +251,29 @@ def test_peel_is_one_launch_and_does_not_depend_on_the_order_of_threads(
     assert torch.allclose(up[1], expected[1], rtol=1e-9, atol=1e-12)
 
 
-def test_peel_refuses_more_readings_than_its_numbers_hold(
-    emulation, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("op", "outputs"), [("peel", ()), ("peel_many", (2,))])
+def test_peel_refuses_more_bins_than_its_numbers_hold(
+    emulation, monkeypatch: pytest.MonkeyPatch, op: str, outputs: tuple[int, ...]
 ) -> None:
     from spex_core import native_cuda
 
     plan = aliased_plan(10, 3, degree=2)
-    monkeypatch.setattr(native_cuda, "MOST_READINGS", 100)
-    with pytest.raises(ValueError, match=r"peel: bins must have at most 2\*\*30 readings on cuda"):
-        ops.peel(
-            *(torch.zeros(plan.shape), plan.code, plan.delay_columns, plan.hashes),
-            floor=1e-15,
-            chase=0,
-            backend="cuda",
-        )
+    groups, shifts, width = plan.shape
+    how = {"floors": [1e-15, 1e-15]} if outputs else {"floor": 1e-15}
+
+    def call() -> object:
+        bins = torch.zeros(*outputs, *plan.shape)
+        tables = plan.code, plan.delay_columns, plan.hashes
+        return getattr(ops, op)(bins, *tables, **how, chase=0, backend="cuda")
+
+    monkeypatch.setattr(native_cuda, "MOST_PAIRS", groups * groups * width)
+    call()
+    monkeypatch.setattr(native_cuda, "MOST_PAIRS", groups * groups * width - 1)
+    before = emulation.launches()
+    shape = re.escape(str((groups, shifts, width)))
+    with pytest.raises(ValueError, match=rf"peel: bins .* must .* 2\*\*31 .*, got shape {shape}"):
+        call()
+    assert emulation.launches() == before
 
 
 @pytest.mark.parametrize("each", [1, 8, 32])

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +163,23 @@ def test_a_late_row_is_decoded() -> None:
     assert min(first * shifts, first * code.t) > FAR
     assert torch.equal(features, expected[0])
     assert torch.equal(found, expected[1])
+
+
+def test_peel(tmp_path: Path) -> None:
+    """Its parts, on the last of 2**33 readings: one kernel goes over all of them, so no block of it
+    could be looked at alone."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        pytest.skip("no C++ compiler")
+    root, program = Path(__file__).resolve().parent.parent, tmp_path / "program"
+    main = tmp_path / "main.cpp"
+    main.write_text("void test_peel_offsets();\nint main() { test_peel_offsets(); }\n")
+    sources = root / "tests/cpp/test_peel_offsets.cpp", main, root / "csrc/peel.cu"
+    folders = f"-I{root / 'csrc'}", f"-I{root / 'tests/cpp'}"
+    options = "-std=c++17", "-O0", "-DSPEX_EMULATED", *folders
+    subprocess.run([compiler, *options, "-xc++", *sources, "-o", program], check=True, timeout=60)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tree_of_late_samples() -> None:

@@ -10,6 +10,7 @@ void test_masks();
 void test_pack_tokens();
 void test_packed_attention();
 void test_parity();
+void test_peel_offsets();
 void test_records();
 void test_settle();
 void test_superset_sums();
@@ -32,5 +33,6 @@ int main() {
   test_boost();
   test_superset_sums();
   test_cuda();
+  test_peel_offsets();
   std::puts("C++ tests passed");
 }
