@@ -1,9 +1,12 @@
 """Kernels on a device do not make the host wait for it. There is none here, so a mode of torch
-refuses whatever would wait, and CPU tensors are taken for a device's."""
+refuses whatever would wait, and CPU tensors are taken for a device's: by Triton's interpreter, and
+by the CUDA kernels compiled for the host, whose sources are searched for calls that wait too."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spex_core import checks, ops, ops_inference
-from spex_core.backend import OPS, interpreted, why_not
+from spex_core.backend import OPS, emulated, interpreted, why_not
 
-if (reason := why_not("triton")) is not None:
-    pytest.skip(f"triton: {reason}", allow_module_level=True)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Waited(Exception):
@@ -50,43 +52,87 @@ class NoCopy(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def require(backend: str) -> None:
+    """Skips where a backend's kernels do not run on CPU tensors."""
+    if (reason := why_not(backend)) is not None:
+        pytest.skip(f"{backend}: {reason}")
+    if backend == "triton" and not interpreted():
+        pytest.skip("CPU tensors need Triton's interpreter")
+    if backend == "cuda" and not emulated():
+        pytest.skip("not built with SPEX_CUDA=EMULATED")
+
+
 @pytest.fixture
 def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not interpreted():
-        pytest.skip("CPU tensors need Triton's interpreter")
     for module in (checks, ops, ops_inference):
         monkeypatch.setattr(module, "readable", lambda x: False)
 
 
 # Those whose sizes, or what they do next, depend on values, and that say so.
 WAITS = {
-    "peel",
-    "peel_many",
-    "boost",
-    "tree_fourier",
-    "pack_tokens",
-    "pack_trie",
-    "anova_kernel",
-    "anova_kernel_grad",
+    "triton": {
+        "peel",
+        "peel_many",
+        "boost",
+        "tree_fourier",
+        "pack_tokens",
+        "pack_trie",
+        "anova_kernel",
+        "anova_kernel_grad",
+    },
+    "cuda": {"peel", "peel_many", "boost"},
 }
 
 
-@pytest.mark.parametrize("name", [name for name, there in OPS.items() if "triton" in there])
-def test_no_kernel_waits(name: str, on_a_device: None) -> None:
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [(backend, name) for backend in WAITS for name, there in OPS.items() if backend in there],
+)
+def test_no_kernel_waits(backend: str, name: str, on_a_device: None) -> None:
+    require(backend)
     args, options = FURTHER[name]() if name in FURTHER else (CALLS[name](), {})
     args = [x.detach() if isinstance(x, Tensor) else x for x in args]
 
     def call() -> object:
-        return public(name)(*args, **options, backend="triton")
+        return public(name)(*args, **options, backend=backend)
 
     expected = call()  # what is done once is done: tables are there
-    if name in WAITS:
+    if name in WAITS[backend]:
         with NoWait(), NoCopy(), pytest.raises(Waited):
             call()
         return
     with NoWait(), NoCopy():
         found = call()
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "begins", "besides"),  # besides: a special case, and one with no kernel of its own
+    [
+        ("triton", "Those that wait say so:", {"mask_embed", "packed_attention"}),
+        ("cuda", "Those that wait in CUDA:", set()),
+    ],
+)
+def test_the_page_names_those_that_wait(backend: str, begins: str, besides: set[str]) -> None:
+    page = (ROOT / "docs" / "kernels.md").read_text()
+    sentence = page.split(begins)[1].split(". ")[0]
+    assert set(re.findall(r"`(\w+)`", sentence)) == WAITS[backend] | besides
+
+
+def test_the_sources_call_nothing_that_waits() -> None:
+    """Of the CUDA runtime, only what starts kernels and asks for properties: nothing that waits,
+    copies, allocates or frees."""
+    called, blocking = set(), set()
+    for path in (ROOT / "csrc").iterdir():
+        source = re.sub(r"//.*", "", path.read_text())
+        called |= set(re.findall(r"\bcu(?:da)?[A-Z]\w*(?=\()", source))
+        blocking |= set(re.findall(r"<<<|\bthrust\b|\bcub\b", source))
+    assert called == {
+        *("cudaGetDevice", "cudaSetDevice", "cudaDeviceGetAttribute", "cudaGetErrorString"),
+        *("cudaOccupancyMaxActiveBlocksPerMultiprocessor", "cudaFuncSetAttribute"),
+        *("cudaLaunchKernel", "cudaLaunchCooperativeKernel"),
+    }
+    assert not blocking
 
 
 @pytest.mark.parametrize(
@@ -98,14 +144,16 @@ def test_what_waits_is_refused(waits: Callable) -> None:
         waits(torch.ones(()))
 
 
-def test_bad_readings_on_a_device_decode_to_nothing(on_a_device: None) -> None:
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_bad_readings_on_a_device_decode_to_nothing(backend: str, on_a_device: None) -> None:
+    require(backend)
     readings = 2 + numbers(3, CODE.delays).tanh()
-    expected = ops.bch_decode(readings, CODE, backend="triton")
+    expected = ops.bch_decode(readings, CODE, backend=backend)
     assert (expected[1] >= 0).all()
     for bad in (torch.nan, torch.inf, -torch.inf):
         worse = readings.clone()
         worse[1, 3] = bad
-        features, counts = ops.bch_decode(worse, CODE, backend="triton")
+        features, counts = ops.bch_decode(worse, CODE, backend=backend)
         assert counts.tolist() == [expected[1][0], -1, expected[1][2]]
         assert torch.equal(features[::2], expected[0][::2])
         assert features[1].tolist() == [-1, -1]
@@ -114,6 +162,7 @@ def test_bad_readings_on_a_device_decode_to_nothing(on_a_device: None) -> None:
 @pytest.mark.parametrize("bad", [-1, 4, 70, -(2**63), 2**62])
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_bad_owners_on_a_device_are_always_kept(bad: int, backend: str, on_a_device: None) -> None:
+    require(backend)
     masks, ids, wrong = words(5, 1), torch.arange(6), OWNER.clone()
     wrong[0] = bad
     assert OWNER[0] == 3
