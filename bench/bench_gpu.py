@@ -5,7 +5,9 @@
 Each result is first held to the CPU's. Milliseconds are medians by CUDA events, with the L2 cache
 flushed before each call; `floor` is the time of a device copy of as many bytes, in the same run.
 `over rival` is how many times as long the rival takes: for fwht the package fast-hadamard-transform
-where it is installed, up to 2**15 columns; for parity_predict products of dense float32 matrices.
+where it is installed, up to 2**15 columns; for parity_predict products of dense float32 matrices;
+for masked inference the reference in plain torch on the device. Last come the microseconds that a
+call of each op that the host does not wait for takes on next to nothing, above an empty kernel.
 Without a device it says so and writes nothing.
 """
 
@@ -17,15 +19,17 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import gpu_timing as timing
 import torch
+from gpu_inference import InferenceSizes, inference_rows
+from gpu_overhead import overhead_rows
 from harness import table, write
 from torch import Tensor
 
 from spex_core import ops
 from spex_core.alias import alias
-from spex_core.backend import refusal
 from spex_core.codes import bch_code
 from spex_core.masks import pack, unpack
 from spex_core.peel import peel
@@ -44,7 +48,8 @@ FWHT += [(torch.bfloat16, b) for b in (7, 12, 15)]
 class Sizes:
     """Of the problems: values of a transform, masks and terms of the parities, terms of the Gram
     matrix, bits of affine masks, masks of the process, rows of the decoder, bits and terms of
-    peeling, trees of a spectrum, and (samples, features, trees) of boosting."""
+    peeling, trees of a spectrum, (samples, features, trees) of boosting, and those of masked
+    inference."""
 
     values: int = 1 << 28
     samples: int = 1_000_000
@@ -57,24 +62,7 @@ class Sizes:
     planted: int = 1000
     trees: int = 1000
     boosted: tuple[int, int, int] = (300_000, 50_000, 100)
-
-
-def milliseconds(call: Callable[[], object], seconds: float) -> float:
-    from triton.testing import do_bench
-
-    return do_bench(call, warmup=50, rep=1000 * seconds, return_mode="median")
-
-
-def copy_rate(device: torch.device, seconds: float) -> float:
-    """Bytes read and written in a millisecond by a copy of 1 GiB."""
-    x = torch.empty(1 << 28, device=device)
-    return 2 * x.nbytes / milliseconds(x.clone, seconds)
-
-
-def backends(op: str, device: torch.device) -> list[str]:
-    """Those that run on the device; the reference alone where there is none."""
-    there = [name for name in ("triton", "cuda") if refusal(op, name, device) is None]
-    return there or ["reference"]
+    inference: InferenceSizes = field(default_factory=InferenceSizes)
 
 
 def words(*shape: int, seed: int) -> Tensor:
@@ -89,14 +77,14 @@ def fwht_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -
         x = torch.randn(sizes.values >> b, 1 << b, device=device).to(dtype)
         floor = 2 * x.nbytes / rate
         size = f"{dtype} b={b} values={sizes.values}".removeprefix("torch.")
-        for backend in backends("fwht", device):
+        for backend in timing.backends("fwht", device):
             call = functools.partial(ops.fwht, backend=backend)
             exact = torch.equal(call(small.to(device)).cpu(), ops.fwht(small))
-            ms = milliseconds(lambda call=call, x=x: call(x), seconds)
+            ms = timing.milliseconds(lambda call=call, x=x: call(x), seconds)
             name = {"op": "fwht", "size": size, "backend": backend}
             rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
             if public is not None and b <= 15 and dtype != torch.float64:
-                rows[-1]["over rival"] = milliseconds(lambda x=x: public(x), seconds) / ms
+                rows[-1]["over rival"] = timing.milliseconds(lambda x=x: public(x), seconds) / ms
     return rows
 
 
@@ -147,7 +135,7 @@ def spex_row(device: torch.device, seconds: float, sizes: Sizes) -> dict:
     values += 10**0.5 * torch.randn(len(values)).double()
     there = plan.moved(lambda x: x.to(device))
     given = there, values.to(device), masks.to(device)
-    ms = milliseconds(lambda: explained(*given), seconds)
+    ms = timing.milliseconds(lambda: explained(*given), seconds)
     start = time.perf_counter()
     support, _ = peel(alias(values, plan), plan)
     refit(plan, values, support)
@@ -270,14 +258,17 @@ def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> 
     ]
     dense = [torch.from_numpy(unpack(x, n)).to(device).float() for x in (masks, support)]
     product = functools.partial(dense_predict, *dense, on["c"].float())
-    rivals = {"parity_predict": milliseconds(product, seconds)}
+    rivals = {"parity_predict": timing.milliseconds(product, seconds)}
     cpu, found = torch.device("cpu"), []
     for op, size, call, smaller, moved in cases:
         expected = smaller(cpu, {})
-        for backend in backends(op, device):
+        for backend in timing.backends(op, device):
             how = {"backend": backend}
             equal = torch.equal(smaller(device, how).cpu(), expected)
-            ms, floor = milliseconds(lambda call=call, how=how: call(how), seconds), moved / rate
+            ms, floor = (
+                timing.milliseconds(lambda call=call, how=how: call(how), seconds),
+                moved / rate,
+            )
             name = {"op": op, "size": size, "backend": backend}
             found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
             if op in rivals:
@@ -331,43 +322,9 @@ def proxy_row(device: torch.device, sizes: Sizes) -> dict:
     return row | {"times": here[-1] / there[-1], "equal": equal}
 
 
-def overhead_rows(device: torch.device) -> list[dict]:
-    """Microseconds of a call of an op on next to nothing, above those of an empty kernel."""
-    x, masks = torch.ones(1, 8, device=device), torch.ones(64, 1, dtype=torch.int64, device=device)
-    one = torch.ones(64, dtype=torch.float64, device=device)
-    calls = {
-        "fwht": lambda how: ops.fwht(x, **how),
-        "parity_bits": lambda how: ops.parity_bits(masks, masks, **how),
-        "parity_predict": lambda how: ops.parity_predict(masks, masks, one, **how),
-        "uniform_masks": lambda how: ops.uniform_masks(1, 64, seed=0, device=device, **how),
-    }
-    empty = each(lambda: torch.cuda._sleep(0), device) if device.type == "cuda" else 0.0
-    return [
-        {
-            "op": f"{op}, overhead",
-            "size": "least",
-            "backend": backend,
-            "equal": True,
-            "us": each(lambda call=call, how={"backend": backend}: call(how), device) - empty,
-        }
-        for op, call in calls.items()
-        for backend in backends(op, device)
-    ]
-
-
-def each(call: Callable[[], object], device: torch.device, times: int = 300) -> float:
-    """Microseconds of one of many calls one after another."""
-    for count in (10, times):
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return 1e6 * (time.perf_counter() - start) / times
-
-
 def all_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
     rows = fwht_rows(device, rate, seconds, sizes) + op_rows(device, rate, seconds, sizes)
+    rows += inference_rows(device, rate, seconds, sizes.inference)
     rows += [spex_row(device, seconds, sizes), proxy_row(device, sizes), boost_row(device, sizes)]
     return rows + overhead_rows(device)
 
@@ -380,7 +337,7 @@ def main() -> None:
         print("no GPU: nothing was measured")
         return
     device = torch.device("cuda")
-    rate = copy_rate(device, seconds)
+    rate = timing.copy_rate(device, seconds)
     rows = all_rows(device, rate, seconds, Sizes())
     table(rows)
     wrong = [row for row in rows if not row["equal"]]

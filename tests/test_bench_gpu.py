@@ -5,38 +5,67 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from test_no_wait import WAITS
 
-from spex_core import ops
+from spex_core import backend, ops, ops_inference
 from spex_core.masks import unpack
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
+MODULES = ("bench_gpu", "gpu_inference", "gpu_overhead", "gpu_timing", "harness")
 OPS = {"fwht", "parity_gram", "peel", "peel_many", "tree_fourier", "anova_kernel_grad"}
+INFERENCE = {"mask_lengths", "pack_tokens", "pack_trie", "mask_embed", "head_scale"}
+INFERENCE |= {"score_last", "token_logprobs"}
+SMALL = 200, 70, 9, 40, 10, 6, 30, 3, 7, 12, 20
 
 
-def test_every_row_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """bench_gpu with a clock that stands still, on the default of the CPU."""
     monkeypatch.syspath_prepend(str(BENCH))
     bench = importlib.import_module("bench_gpu")
-    for name in ("bench_gpu", "harness"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(bench, "backends", lambda op, device: ["cpu"])
-    monkeypatch.setattr(bench, "milliseconds", lambda call, seconds: float(call() is not None))
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name)
+    timing = bench.timing
+    monkeypatch.setattr(timing, "backends", lambda op, device: ["auto"])
+    monkeypatch.setattr(timing, "milliseconds", lambda call, seconds: float(call() is not None))
+    return bench
+
+
+def test_every_row_can_be_made(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "FWHT", [(torch.float32, 3), (torch.float64, 5)])
     small = {"values": 256, "samples": 2000, "terms": 70, "gram": 65, "affine": 5, "process": 20}
     small |= {"rows": 30, "b": 5, "planted": 6, "trees": 10, "boosted": (300, 70, 2)}
+    small["inference"] = bench.InferenceSizes(*SMALL)
     rows = bench.all_rows(torch.device("cpu"), 1.0, 0.0, bench.Sizes(**small))
     assert [row for row in rows if not row["equal"]] == []
-    assert {row["op"] for row in rows} > OPS
-    assert "over rival" in next(row for row in rows if row["op"] == "parity_predict")
+    assert {row["op"] for row in rows} > OPS | INFERENCE
+    rivals = {row["op"] for row in rows if "over rival" in row}
+    assert rivals == INFERENCE | {"parity_predict"}
+    assert all(row["floor"] > 0 for row in rows if row["op"] in INFERENCE)
 
 
-def test_the_dense_product_is_what_it_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
-    bench = importlib.import_module("bench_gpu")
-    for name in ("bench_gpu", "harness"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+def test_overhead_is_taken_of_every_op_that_the_host_does_not_wait_for(bench: ModuleType) -> None:
+    rows = bench.overhead_rows(torch.device("cpu"))
+    kernels = {op for op, there in backend.OPS.items() if {"triton", "cuda"} & set(there)}
+    assert {row["op"] for row in rows} == {f"{op}, overhead" for op in kernels - WAITS["triton"]}
+
+
+def test_a_wrong_result_is_not_equal(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ops_inference.score_last
+    monkeypatch.setattr(
+        ops_inference,
+        "score_last",
+        lambda *given, backend: right(*given, backend=backend) + (backend == "auto"),
+    )
+    rows = bench.inference_rows(torch.device("cpu"), 1.0, 0.0, bench.InferenceSizes(*SMALL))
+    assert [row["op"] for row in rows if not row["equal"]] == ["score_last"]
+
+
+def test_the_dense_product_is_what_it_is_compared_with(bench: ModuleType) -> None:
     n, masks, support = 70, bench.words(100, 2, seed=1), bench.sparse(9, 70)
     masks[:, 1] &= 63
     coefs = torch.arange(9.0)
