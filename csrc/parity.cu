@@ -12,6 +12,19 @@ namespace {
 constexpr int kThreads = 256;  // of a block
 constexpr int kWarps = kThreads / 32;
 
+// Where word `word` of 8 of a row lies in shared memory: swizzled, so that neither half a warp that
+// has one word of 16 rows nor one that has all words of two meets in a bank.
+__device__ int swizzled(int row, int word) { return row * 8 + (word ^ (row / 2 % 8)); }
+
+__device__ uint64_t load(const uint64_t* from) {
+  note_access(from, sizeof(*from));
+  return *from;
+}
+__device__ void store(uint64_t* to, uint64_t word) {
+  note_access(to, sizeof(*to));
+  *to = word;
+}
+
 // One stage of the transposition of 64 words of 64 bits, of which each lane has rows lane and
 // lane + 32: of two rows that differ in bit `distance`, what lies outside `keep` in the first
 // changes places with what lies inside it in the second.
@@ -26,7 +39,8 @@ __device__ uint64_t swapped(uint64_t row, int lane, int distance, uint64_t keep)
 __global__ void __launch_bounds__(kThreads)
     bit_columns(const uint64_t* masks, int64_t samples, int64_t words, int64_t groups,
                 uint64_t* out) {
-  SPEX_DYNAMIC_SHARED(uint64_t, columns);  // (64, kWarps)
+  static_assert(kWarps == 8, "a row of 8 words");
+  SPEX_DYNAMIC_SHARED(uint64_t, columns);  // (64, kWarps), swizzled
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t word = blockIdx.x % words, first = blockIdx.x / words * kWarps;
   uint64_t row[2];
@@ -45,12 +59,13 @@ __global__ void __launch_bounds__(kThreads)
     row[half] = swapped(row[half], lane, 4, 0x0F0F0F0F0F0F0F0Fu);
     row[half] = swapped(row[half], lane, 2, 0x3333333333333333u);
     row[half] = swapped(row[half], lane, 1, 0x5555555555555555u);
-    columns[(32 * half + lane) * kWarps + warp] = row[half];
+    store(columns + swizzled(32 * half + lane, warp), row[half]);
   }
   __syncthreads();
   for (int i = threadIdx.x; i < 64 * kWarps; i += kThreads) {
     const int64_t group = first + i % kWarps;
-    if (group < groups) out[(word * 64 + i / kWarps) * groups + group] = columns[i];
+    const uint64_t bits = load(columns + swizzled(i / kWarps, i % kWarps));
+    if (group < groups) out[(word * 64 + i / kWarps) * groups + group] = bits;
   }
 }
 
@@ -118,26 +133,25 @@ constexpr int kTile = 64;      // terms of a tile of the Gram matrix
 constexpr int kTileWords = 8;  // words of their columns in shared memory at a time
 constexpr int kPairs = 4;      // terms a thread takes of either side
 
-// A tile on or above the diagonal, and its mirror image. Rows in shared memory are one word longer,
-// so that lanes meet in no bank.
+// A tile on or above the diagonal, and its mirror image.
 __global__ void __launch_bounds__(kThreads, 1)
     gram(const uint64_t* columns, int64_t terms, int64_t words, int64_t samples, double* out) {
-  SPEX_DYNAMIC_SHARED(uint64_t, shared);  // (2, kTile, kTileWords + 1)
-  constexpr int kRow = kTileWords + 1;
+  static_assert(kTileWords == 8, "a row of 8 words");
+  SPEX_DYNAMIC_SHARED(uint64_t, shared);  // (2, kTile, kTileWords), swizzled
   int64_t down = 0, across = blockIdx.x;  // the tile: row by row above the diagonal
   for (int64_t tiles = ceil_div(terms, kTile); across >= tiles - down; ++down)
     across -= tiles - down;
   across += down;
-  uint64_t* const other = shared + kTile * kRow;
+  uint64_t* const other = shared + kTile * kTileWords;
   const int x = threadIdx.x % (kTile / kPairs), y = threadIdx.x / (kTile / kPairs);
   int64_t differ[kPairs][kPairs] = {};
   for (int64_t first = 0; first < words; first += kTileWords) {
     for (int i = threadIdx.x; i < kTile * kTileWords; i += kThreads) {
       const int64_t word = first + i % kTileWords;
       const int64_t a = down * kTile + i / kTileWords, b = across * kTile + i / kTileWords;
-      const int at = i / kTileWords * kRow + i % kTileWords;
-      shared[at] = a < terms && word < words ? columns[a * words + word] : 0;
-      other[at] = b < terms && word < words ? columns[b * words + word] : 0;
+      const int at = swizzled(i / kTileWords, i % kTileWords);
+      store(shared + at, a < terms && word < words ? columns[a * words + word] : 0);
+      store(other + at, b < terms && word < words ? columns[b * words + word] : 0);
     }
     __syncthreads();
     int count[kPairs][kPairs] = {};
@@ -146,8 +160,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       uint64_t a[kPairs], b[kPairs];
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
-        a[i] = shared[(y + i * (kTile / kPairs)) * kRow + w];
-        b[i] = other[(x + i * (kTile / kPairs)) * kRow + w];
+        a[i] = load(shared + swizzled(y + i * (kTile / kPairs), w));
+        b[i] = load(other + swizzled(x + i * (kTile / kPairs), w));
       }
 #pragma unroll
       for (int i = 0; i < kPairs; ++i)
@@ -217,7 +231,7 @@ void parity_gram_cuda(const uint64_t* columns, int64_t terms, int64_t samples, d
   if (terms == 0) return;
   const int64_t tiles = ceil_div(terms, kTile);
   launch(gram, tiles * (tiles + 1) / 2, kThreads,
-         static_cast<int>(2 * kTile * (kTileWords + 1) * sizeof(uint64_t)), place, columns, terms,
+         static_cast<int>(2 * kTile * kTileWords * sizeof(uint64_t)), place, columns, terms,
          ceil_div(samples, 64), samples, out);
 }
 

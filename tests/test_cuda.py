@@ -210,6 +210,15 @@ def test_lanes_of_fwht_meet_in_no_bank(emulation, dtype, b: int) -> None:
     assert all(conflicts(size, lanes) == 0 for size, lanes in accesses)
 
 
+@pytest.mark.parametrize("op", ["parity_bits", "parity_gram"])
+def test_lanes_of_parities_meet_in_no_bank(emulation, op: str) -> None:
+    masks = torch.arange(64 * 9).view(-1, 1)
+    given = (masks, masks[:3]) if op == "parity_bits" else (masks[:130].expand(-1, 9), 64 * 9)
+    accesses = emulation.shared_accesses(lambda: getattr(ops, op)(*given, backend="cuda"))
+    assert accesses
+    assert all(conflicts(size, lanes) == 0 for size, lanes in accesses)
+
+
 @pytest.mark.parametrize("chase", [0, 5])
 def test_bch_decode_does_not_depend_on_the_order_of_threads_or_their_share(
     emulation, monkeypatch: pytest.MonkeyPatch, chase: int
