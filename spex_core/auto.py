@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import masks as bits
 from .errors import check, check_int
 from .gp import GpFit, fit_gp
 from .gp_memory import affordable
-from .gp_process import Process
 from .ops import MAX_ORDER
 from .prefixes import BRANCHING
-from .prior import Terms, terms_of
+from .prior import Terms
 from .proxy import LEVELS, LeftOut, ProxyFit, fit_default, mean_of
 from .ridge import leave_one_out
+from .sums import added, largest, stderr_of
 from .transform import r2
 from .uniform import Algorithm, UniformRecipe
 
@@ -34,16 +33,16 @@ class AutoRecipe:
 
     Attributes:
         parts: shares are multiples of 1 / parts.
-        towards: shares of ProxySPEX and GPSPEX where the samples left out do not tell.
-        caution: standard errors of a difference that count as not telling.
+        towards: shares of the members, of MEMBERS, where the samples left out do not tell.
+        strength: samples left out that tell as much as `towards` does.
         worse: by how much R2 out of fold may be below that of the best member.
         clip: squared errors count up to so many times their mean, lest one sample decide.
         most_linear: features up to which a linear fit is a member of its own.
     """
 
-    parts: int = 10
-    towards: tuple[float, float] = (0.2, 0.8)
-    caution: float = 1.0
+    parts: int = 20
+    towards: tuple[float, float, float] = (0.05, 0.25, 0.7)
+    strength: float = 200.0
     worse: float = 0.005
     clip: float = 9.0
     most_linear: int = 4096
@@ -170,23 +169,19 @@ def shares_of(
     """The share of each member, from what each makes of samples left out: float64 (R,).
 
     Of all shares in steps, those whose error is not above the best member's by more than `worse` of
-    the variance; of them, those that are not worse than the best by more than the doubt; of them,
-    the nearest to `towards`.
+    the variance; of them the least mean square error, over that of the best member, plus
+    strength / R times the squared distance to `towards`.
     """
     grid = simplex(len(fits), recipe.parts)  # (G, members)
-    errors = np.stack(list(fits.values())) - truth
-    squares = (grid @ errors) ** 2  # (G, R)
-    single = (errors**2).mean(1).min()
+    squares = (grid @ (np.stack(list(fits.values())) - truth)) ** 2  # (G, R)
+    single = squares[grid.max(1) == 1].mean(1).min()
     allowed = squares.mean(1) <= single + recipe.worse * truth.var()
-    squares = np.minimum(squares, recipe.clip * single)
-    best = np.where(allowed, squares.mean(1), np.inf).argmin()
-    over = squares - squares[best]
-    doubt = recipe.caution * over.std(1) / len(truth) ** 0.5
-    allowed &= over.mean(1) <= doubt + 1e-9 * single  # members that agree differ by rounding
-    wanted = dict(zip(MEMBERS, (0.0, *recipe.towards), strict=True))
+    error = np.minimum(squares, recipe.clip * single).mean(1)
+    wanted = dict(zip(MEMBERS, recipe.towards, strict=True))
     aim = np.array([wanted[name] for name in fits])
     away = ((grid - aim / aim.sum()) ** 2).sum(1)
-    chosen = grid[np.where(allowed, away, np.inf).argmin()]
+    lost = error + single * recipe.strength / len(truth) * away
+    chosen = grid[np.where(allowed, lost, np.inf).argmin()]
     return dict(zip(fits, chosen.tolist(), strict=True))
 
 
@@ -206,30 +201,3 @@ def linear_fit(masks: Tensor, values: Tensor, n: int) -> ProxyFit:
     coefs = found.coefs.clone()
     coefs[0] += mean
     return ProxyFit(support, coefs, 0.0, 0.0, 0, found.effective, "linear")
-
-
-def added(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The sum of transforms: packed int64 (S, W) and float64 (S,) each, the constant first."""
-    rows = torch.cat([support for support, _ in parts]).numpy()
-    support, slot = np.unique(rows, axis=0, return_inverse=True)
-    coefs = np.bincount(slot.reshape(-1), weights=torch.cat([coefs for _, coefs in parts]).numpy())
-    order = np.argsort(support.any(1), kind="stable")
-    return torch.from_numpy(support[order]), torch.from_numpy(coefs[order])
-
-
-def largest(support: Tensor, coefs: Tensor, terms: int | None) -> tuple[Tensor, Tensor]:
-    """The constant, which comes first, and the so many terms of largest coefficient."""
-    if terms is None or len(coefs) <= terms + 1:
-        return support, coefs
-    top = torch.argsort(coefs[1:].abs(), descending=True, stable=True)[:terms] + 1
-    rows = torch.cat([torch.zeros(1, dtype=torch.int64), top])
-    return support[rows], coefs[rows]
-
-
-def stderr_of(process: Process, support: Tensor, coefs: Tensor) -> Tensor:
-    """The root mean square errors of coefficients under a posterior whose means are others."""
-    terms = terms_of(support, process.n, max(1, int(bits.orders(support).max())))
-    means, prior = process.coefs(terms)
-    means = means * process.unit
-    means[0] += process.mean
-    return (process.stderr(terms, prior).square() + (coefs - means).square()).sqrt()

@@ -26,6 +26,8 @@ from .gp_prior import Listed, mixture_of
 from .gp_process import Process, missed_share, posterior, spectrum
 from .prior import choose_support
 from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of
+from .sums import added, largest, stderr_of
+from .transform import r2
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def fit_gp(
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> GpFit:
-    """The mixture of priors or, where that predicts samples left out better, a linear fit."""
+    """The mixture of priors or, where that predicts samples left out better, a linear fit; and some
+    of both where the mixture is not clearly better."""
     recipe, values = problem.recipe, problem.values
     if terms is None:
         terms = int(recipe.share * len(values))
@@ -92,7 +95,7 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     scored = score(problem, trials, shares, level, linear_level, terms)
     scores, surprise, predicted = dict(scored.r2), scored.surprise["process"], scored.predicted
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
-    if scored.linear_better:
+    if scored.straight == 1.0:
         shares, level, surprise = {"linear": 1.0}, linear_level, scored.surprise["linear"]
         scores["terms"] = scores["process"] = scores["linear"]
         predicted = dataclasses.replace(predicted, fitted=predicted.linear)
@@ -102,24 +105,60 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     hidden = recipe.hidden * level / sum(math.comb(problem.n, d) for d in range(problem.degree + 1))
     process = dataclasses.replace(process, scale=process.scale * surprise, hidden=hidden)
     kept, coefs, prior = spectrum(process, terms, recipe.candidates)
-    missed = missed_share(process, coefs)
-    stderr = process.stderr(kept, prior)
-    coefs = coefs * unit
-    coefs[0] += process.mean
-    return GpFit(
+    fit = GpFit(
         support=kept.packed(),
-        coefs=coefs,
+        coefs=in_units(process, coefs),
         r2=scores["terms"],
         r2_linear=scores["linear"],
         left_out=scored.samples,
         effective=min(process.effective(), float(len(coefs))),
         note=f"{int(problem.fold.max()) + 1} folds; prior {note}",
         predicted=predicted.in_units(mean, unit),
-        stderr=stderr,
+        stderr=process.stderr(kept, prior),
         r2_process=scores["process"],
-        missed=missed,
+        missed=missed_share(process, coefs),
         process=process,
     )
+    if 0.0 < scored.straight < 1.0 and problem.n <= terms:  # else the line would lose features
+        return hedged(fit, problem, scored.straight, linear_level, terms)
+    return fit
+
+
+def hedged(fit: GpFit, problem: Problem, share: float, linear_level: float, terms: int) -> GpFit:
+    """The fit with a share of a linear one: coefficients and predictions are added up; errors are
+    those under the process, whose means are others then."""
+    process, predicted = fit.process, fit.predicted
+    assert process is not None  # fit_problem has made both
+    assert predicted is not None
+    straight = mixture_of({"linear": linear(problem.n)}, {"linear": 1.0})
+    line = posterior(problem.n, problem.masks, problem.values, straight, linear_level)
+    line = dataclasses.replace(line, mean=process.mean, unit=process.unit)
+    kept, coefs, _ = spectrum(line, problem.n, problem.recipe.candidates)
+    parts = [
+        (fit.support, (1.0 - share) * fit.coefs),
+        (kept.packed(), share * in_units(line, coefs)),
+    ]
+    support, coefs = largest(*added(parts), terms)
+    mixed = (1.0 - share) * predicted.fitted + share * predicted.linear
+    truth = problem.values.numpy() * process.unit + process.mean
+    effective = (1.0 - share) * fit.effective + share * line.effective()
+    return dataclasses.replace(
+        fit,
+        support=support,
+        coefs=coefs,
+        r2=r2(truth[predicted.rows], mixed),
+        effective=min(effective, float(len(coefs))),
+        note=f"{fit.note}; with {share:.0%} of a linear fit, which may be as good",
+        predicted=dataclasses.replace(predicted, fitted=mixed),
+        stderr=stderr_of(process, support, coefs),
+    )
+
+
+def in_units(process: Process, coefs: Tensor) -> Tensor:
+    """Coefficients of a process, the constant first, as those of f."""
+    coefs = coefs * process.unit
+    coefs[0] += process.mean
+    return coefs
 
 
 def final_priors(

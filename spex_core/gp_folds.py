@@ -33,6 +33,9 @@ class GpRecipe:
         temperature: of the shares of the priors, as in ProxySPEX. clip: squared errors count up to
         so many times their mean there, lest one sample decide. caution: standard errors that a
         larger level may cost.
+        hedge: share of a linear fit in the result where the terms are not clearly better on samples
+        left out. clear: standard errors that this takes, of squared errors, or else of ranks, which
+        rare large values do not hide it from.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
@@ -50,6 +53,8 @@ class GpRecipe:
     temperature: float = 12.0
     clip: float = 9.0
     caution: float = 0.25
+    hedge: float = 0.4
+    clear: tuple[float, float] = (2.0, 6.0)
     listed: int = 1024
     candidates: int = 2048
     hidden: float = 1.0
@@ -131,8 +136,7 @@ class Scores:
 
     Attributes:
         samples: how many. r2: of "process", "terms" and "linear".
-        linear_better: whether a linear fit is better than the terms, by more than the doubt that
-        the recipe allows.
+        straight: the share of a linear fit that the result is to have.
         surprise: of "process" and "linear", the mean square of the errors over their standard
         deviations, one where those are right.
         predicted: the samples and what the terms and the linear fit make of them.
@@ -140,7 +144,7 @@ class Scores:
 
     samples: int
     r2: dict[str, float]
-    linear_better: bool
+    straight: float
     surprise: dict[str, float]
     predicted: LeftOut
 
@@ -239,16 +243,33 @@ def score(
     stderr = {name: left_out.pop(f"{name} stderr") for name in ("process", "linear")}
     values = problem.values.numpy()[rows]
     squares = {name: (fit - values) ** 2 for name, fit in left_out.items()}
-    limit = problem.recipe.clip * min(squares["terms"].mean(), squares["linear"].mean())
-    gain = np.minimum(squares["terms"], limit) - np.minimum(squares["linear"], limit)
-    doubt = problem.recipe.caution * gain.std() / len(gain) ** 0.5
     return Scores(
         samples=len(values),
         r2={name: r2(values, fit) for name, fit in left_out.items()},
-        linear_better=bool(gain.mean() > doubt),
+        straight=share_of_line(squares["terms"], squares["linear"], problem.recipe),
         surprise={name: float((squares[name] / x**2).mean()) for name, x in stderr.items()},
         predicted=LeftOut(rows, left_out["terms"], left_out["linear"]),
     )
+
+
+def share_of_line(terms: np.ndarray, line: np.ndarray, recipe: GpRecipe) -> float:
+    """The share of a linear fit, from its squared errors and those of the terms on samples left
+    out, float64 (R,) each: all where it is better by more than the doubt, none where the terms
+    clearly are."""
+    limit = recipe.clip * min(terms.mean(), line.mean())
+    gain = np.minimum(line, limit) - np.minimum(terms, limit)
+    doubt = gain.std() / len(gain) ** 0.5
+    if gain.mean() < -recipe.caution * doubt:
+        return 1.0
+    errors, ranks = recipe.clear
+    clear = gain.mean() > errors * doubt or signed_ranks(np.sqrt(line) - np.sqrt(terms)) > ranks
+    return 0.0 if clear else recipe.hedge
+
+
+def signed_ranks(differences: np.ndarray) -> float:
+    """Wilcoxon's statistic in standard deviations: float64 (R,) -> how much is above zero."""
+    rank = np.argsort(np.argsort(np.abs(differences), kind="stable"), kind="stable") + 1.0
+    return float(np.sign(differences) @ rank / np.linalg.norm(rank))
 
 
 def predictions(

@@ -12,7 +12,8 @@ from test_proxyspex import drawn, simple
 
 from spex_core import fit, gp_memory
 from spex_core import masks as bits
-from spex_core.auto import AUTO, AutoRecipe, added, largest, linear_fit, shares_of, simplex
+from spex_core.auto import AUTO, AutoRecipe, linear_fit, shares_of, simplex
+from spex_core.sums import added, largest
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +65,20 @@ def test_errors_that_differ_cancel() -> None:
 def test_where_nothing_tells_them_apart_the_shares_are_the_aim() -> None:
     fits, truth = left_out({"gpspex": 0.3})
     fits = {"linear": fits["gpspex"], "proxyspex": fits["gpspex"], "gpspex": fits["gpspex"]}
-    assert list(shares_of(fits, truth, AUTO).values()) == [0.0, 0.2, 0.8]
-    assert list(shares_of(fits, truth, AutoRecipe(towards=(1, 0))).values()) == [0.0, 1.0, 0.0]
+    assert list(shares_of(fits, truth, AUTO).values()) == [0.05, 0.25, 0.7]
+    assert list(shares_of(fits, truth, AutoRecipe(towards=(0, 1, 0))).values()) == [0.0, 1.0, 0.0]
     del fits["gpspex"]
-    assert shares_of(fits, truth, AUTO) == {"linear": 0.0, "proxyspex": 1.0}
+    assert shares_of(fits, truth, AUTO) == {"linear": 0.15, "proxyspex": 0.85}
+
+
+def test_many_samples_decide_and_few_do_not() -> None:
+    """With independent errors the least is at shares inverse to their squares."""
+    scales = {"linear": 1.0, "proxyspex": 0.3, "gpspex": 0.5}
+    weights = 1.0 / np.square(list(scales.values()))
+    shares = shares_of(*left_out(scales, 20_000), AUTO)
+    np.testing.assert_allclose(list(shares.values()), weights / weights.sum(), atol=0.05)
+    few = shares_of(*left_out(scales, 10), AutoRecipe(worse=1.0))
+    np.testing.assert_allclose(list(few.values()), AUTO.towards, atol=0.1)
 
 
 def test_a_member_that_is_far_better_is_alone() -> None:

@@ -10,7 +10,16 @@ from test_anova import all_terms, characters
 from spex_core import masks as bits
 from spex_core.anova import Anova, Taste, linear
 from spex_core.gp import fit_gp
-from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
+from spex_core.gp_folds import (
+    GP_DEFAULT,
+    GpRecipe,
+    Problem,
+    cautious,
+    share_of_line,
+    signed_ranks,
+    spread_out,
+    trial,
+)
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
 from spex_core.proxy import LEVELS, folds
@@ -231,6 +240,68 @@ def test_where_a_linear_fit_does_better_it_is_the_result():
     assert found.r2 == found.r2_linear == found.r2_process > 0.99
     assert "linear, the best" in found.note
     assert len(found.coefs) <= 31
+
+
+def test_how_clear_it_is_decides_on_the_share_of_a_linear_fit():
+    line = np.full(100, 2.0)
+    better = line - np.where(np.arange(100) % 2 == 0, 1.0, -0.8)  # by 1.1 standard errors
+    assert share_of_line(0.5 * better, line, GP_DEFAULT) == 0.0
+    assert share_of_line(better, line, GP_DEFAULT) == GP_DEFAULT.hedge
+    assert share_of_line(line, line, GP_DEFAULT) == GP_DEFAULT.hedge
+    assert share_of_line(line, better, GP_DEFAULT) == 1.0
+    rare = np.stack([np.full(100, 0.2), np.full(100, 0.3)])
+    rare[[0, 1], [0, 1]] = 40.0  # two large errors hide what all others say
+    assert share_of_line(*rare, GP_DEFAULT) == 0.0
+    assert share_of_line(*rare, GpRecipe(clear=(2.0, 9.0))) == GP_DEFAULT.hedge
+
+
+def test_signed_ranks_are_wilcoxons():
+    x = np.array([3.0, -1.0, 2.0, -0.5])
+    assert signed_ranks(x) == pytest.approx((4 - 2 + 3 - 1) / 30**0.5)
+    assert signed_ranks(-x) == -signed_ranks(x)
+    assert signed_ranks(np.zeros(5)) == 0.0
+    rng = np.random.default_rng(1)
+    drawn = [signed_ranks(rng.normal(size=40)) for _ in range(2000)]
+    assert np.std(drawn) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_fit_that_is_not_clearly_better_has_a_share_of_a_linear_one():
+    rng = np.random.default_rng(5)
+    dense = rng.random((50, 12)) < 0.5
+    y = dense @ rng.normal(size=12) + 2.0 * (dense[:, 0] ^ dense[:, 1]) + rng.normal(size=50)
+    arguments = {"degree": 3, "terms": None, "trees": False, "seed": 0}
+    alone, mixed, line = (
+        fit_gp(bits.pack(dense), torch.from_numpy(y)[None], 12, **arguments, recipe=recipe)[0]
+        for recipe in (
+            GpRecipe(hedge=0.0),
+            GP_DEFAULT,
+            GpRecipe(hedge=1.0 - 1e-12),  # all but a trace of it
+        )
+    )
+    assert "with 40% of a linear fit" in mixed.note
+    assert "of a linear fit" not in alone.note
+    fits = [dict(zip(map(tuple, x.support.tolist()), x.coefs.tolist(), strict=True))
+            for x in (alone, mixed, line)]  # fmt: skip
+    assert set(fits[1]) == set(fits[0]) | set(fits[2])
+    for term, coef in fits[1].items():
+        want = 0.6 * fits[0].get(term, 0.0) + 0.4 * fits[2].get(term, 0.0)
+        assert coef == pytest.approx(want, abs=1e-9)
+    predicted = mixed.predicted
+    want = 0.6 * alone.predicted.fitted + 0.4 * predicted.linear
+    np.testing.assert_allclose(predicted.fitted, want, atol=1e-12)
+    left = y[predicted.rows]
+    variance = ((left - left.mean()) ** 2).sum()
+    assert mixed.r2 == pytest.approx(1 - ((left - want) ** 2).sum() / variance)
+    first = {tuple(row): i for i, row in enumerate(alone.support.tolist())}
+    for row, coef, stderr in zip(mixed.support.tolist(), mixed.coefs, mixed.stderr, strict=True):
+        i = first[tuple(row)]
+        wider = (alone.stderr[i] ** 2 + (alone.coefs[i] - coef) ** 2) ** 0.5
+        assert float(stderr) == pytest.approx(float(wider), rel=1e-9)
+    (few,) = fit_gp(
+        *(bits.pack(dense), torch.from_numpy(y)[None], 12), **(arguments | {"terms": 5})
+    )
+    assert "of a linear fit" not in few.note
+    assert len(few.coefs) <= 6
 
 
 def test_hyperparameters_from_some_samples_and_folds():
