@@ -11,10 +11,12 @@ writes results/gp.json: held-out R2, mean over seeds, on masks that none has see
 least leave-one-out error, `auto` the stack of these that algorithm="auto" makes, `theirs` shapiq's
 ProxySPEX as bench_faithful.py recorded it, all on the same samples. `spex` is spex() at the same
 budget, on masks of its own, for seed 0 and where the game can be asked and the budget is enough.
-`below` is what auto lacks on the best of linear, ours, gp and spex. `covered` is the share of the
-coefficients returned whose 95 % interval holds the exact one, where the whole table is known; `z`
-the root mean square of the errors of predictions over their standard deviations. CPU seconds, one
-thread; those of auto hold those of its members.
+`below` is what auto lacks on the best of linear, ours, gp and spex; `told` the R2 of the member
+that is best on the other seeds of the same game, which no user can know: beside it stands what
+remains to be gained by choosing, and what the noise of the samples takes. `covered` is the share of
+the coefficients returned whose 95 % interval holds the exact one, where the whole table is known;
+`z` the root mean square of the errors of predictions over their standard deviations. CPU seconds,
+one thread; those of auto hold those of its members.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from spex_core.proxy import ProxyFit
 from spex_core.proxyspex import proxy_algorithm
 from spex_core.uniform import Algorithm, explain_samples
 
+MEMBERS = ("linear", "ours", "gp")
 BUDGETS = [50, 100, 300, 600, 1000]
 RUNS = HERE / "results" / "gp_runs.jsonl"
 TABLE = 16  # features up to which the exact spectrum is compared with
@@ -157,11 +160,19 @@ def averaged() -> list[Row]:
                 row[key] = statistics.mean(values)
         if both := [run for run in runs if run["theirs"] is not None]:
             row["gain"] = statistics.mean(run["gp"] - run["theirs"] for run in both)
-        best = max(row[key] for key in ("linear", "ours", "gp", "spex") if key in row)
+        best = max(row[key] for key in (*MEMBERS, "spex") if key in row)
         if "auto" in row:
             row["below"] = best - row["auto"]
+        if len(runs) > 1:
+            row["told"] = told(np.array([[run[key] for key in MEMBERS] for run in runs]))
         rows.append(row)
     return rows
+
+
+def told(scores: np.ndarray) -> float:
+    """Mean R2 over seeds of the member that is best on the others: float64 (seeds, members)."""
+    others = scores.sum(0) - scores
+    return float(scores[np.arange(len(scores)), others.argmax(1)].mean())
 
 
 def summary(rows: list[Row], T: int) -> Row:
@@ -170,9 +181,9 @@ def summary(rows: list[Row], T: int) -> Row:
     rows = [row for row in rows if row["samples"] == T]
     stacked = [row for row in rows if "auto" in row]
     out = {"samples": T, "games": len(rows), "runs": sum(row["seeds"] for row in rows)}
-    for key in ("linear", "ours", "gp"):
+    for key in MEMBERS:
         out[key] = mean_of([max(row[key], -1.0) for row in stacked])
-    out |= of_auto(stacked) | against_others(rows, T)
+    out |= of_auto(stacked) | of_told(rows) | against_others(rows, T)
     for key in ("gp", "auto"):
         covered = [row[f"{key}_covered"] for row in rows if f"{key}_covered" in row]
         out |= {
@@ -197,6 +208,19 @@ def of_auto(rows: list[Row]) -> Row:
         "auto below at most": max((row["below"] for row in rows), default=""),
         "spex": sum("spex" in row for row in rows),
         "spex best": sum(row.get("spex", -9) > max(row["ours"], row["gp"]) + 0.01 for row in rows),
+    }
+
+
+def of_told(rows: list[Row]) -> Row:
+    """The member that the other seeds name, against the best of all and a linear fit."""
+    rows = [row for row in rows if "told" in row]
+    return {
+        "told games": len(rows),
+        "told": mean_of([max(row["told"], -1.0) for row in rows]),
+        "foolish told": sum(row["told"] < row["linear"] - 0.02 for row in rows),
+        "told below by over 0.01": sum(
+            row["told"] < max(row[key] for key in MEMBERS) - 0.01 for row in rows
+        ),
     }
 
 

@@ -47,8 +47,10 @@ def gpspex(
     order of a term and on the relevance of its features. Both, and the noise, come from the values,
     by maximum posterior density, under several priors; how far each is trusted is decided by the
     samples left out. The coefficients are then the mean of a Gaussian process given the values, in
-    closed form, and their standard errors its deviations. Meant for small budgets: the cost is the
-    cube of the samples. A budget of 2**n evaluates every mask (n <= 24), and is exact.
+    closed form, and their standard errors its deviations. Where it does not predict samples left
+    out clearly better than a linear fit, 40 % of the result are that fit; where it does worse, all.
+    Meant for small budgets: the cost is the cube of the samples. A budget of 2**n evaluates every
+    mask (n <= 24), and is exact.
 
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs.
