@@ -230,6 +230,7 @@ def against_others(rows: list[Row], T: int) -> Row:
     small = [row for row in rows if 10 * row["n"] >= T]
     return {
         "foolish": sum(row["gp"] < row["linear"] - 0.02 for row in rows),
+        "below linear at most": max((row["linear"] - row["gp"] for row in rows), default=""),
         "better than theirs": share([gain > 0 for gain in gains]),
         "mean gain capped at 1": mean_of([min(gain, 1.0) for gain in gains]),
         "not below ours, to 10 n": share([row["gp"] >= row["ours"] - 0.01 for row in small]),
