@@ -3,9 +3,9 @@
     SPEX_GAMES=shared/games python bench/bench_gp.py                        # the summary
     SPEX_GAMES=... python bench/bench_gp.py --run [--seeds 0,1] [--budgets 50] [--every 4]
 
-The second command runs the cases that results/gp_runs.jsonl has no line for, one line a case, so it
-can be stopped and goes on; --every 4 takes every fourth game. The first reads those lines and
-writes results/gp.json: held-out R2, mean over seeds, on masks that none has seen.
+The second command runs the cases that results/gp_runs_<samples>.jsonl have no line for, one line a
+case, so it can be stopped and goes on; --every 4 takes every fourth game. The first reads those
+lines and writes results/gp.json: held-out R2, mean over seeds, on masks that none has seen.
 
 `gp` is gpspex(), `ours` proxyspex(), `linear` ridge regression on single features at the level of
 least leave-one-out error, `auto` the stack of these that algorithm="auto" makes, `theirs` shapiq's
@@ -46,7 +46,7 @@ from spex_core.uniform import Algorithm, explain_samples
 
 MEMBERS = ("linear", "ours", "gp")
 BUDGETS = [50, 100, 300, 600, 1000]
-RUNS = HERE / "results" / "gp_runs.jsonl"
+RUNS = HERE / "results"  # gp_runs_<samples>.jsonl
 TABLE = 16  # features up to which the exact spectrum is compared with
 
 
@@ -128,7 +128,8 @@ def r2(values: np.ndarray, fit: np.ndarray) -> float:
 
 def lines() -> list[Row]:
     """The last line of each case."""
-    rows = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    files = sorted(RUNS.glob("gp_runs_*.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return list({(row["game"], row["samples"], row["seed"]): row for row in rows}.values())
 
 
@@ -140,7 +141,7 @@ def run_cases(seeds: list[int], budgets: list[int], every: int) -> None:
             for name in games.names()[::every]:
                 if (name, T, seed) in there or (row := run(name, T, seed)) is None:
                     continue
-                with RUNS.open("a") as file:
+                with (RUNS / f"gp_runs_{T}.jsonl").open("a") as file:
                     file.write(json.dumps(row) + "\n")
 
 
