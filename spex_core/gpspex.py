@@ -72,7 +72,8 @@ def gpspex(
         store, patience: where values are kept as they come, and what is done about calls that fail,
             as in spex().
     Returns: an Explanation; for q outputs a list of q. `transform.stderr` has the standard errors
-             of the coefficients, `process.predict(masks)` values with theirs.
+             of the coefficients, `process.predict(masks)` values with theirs, without the share
+             of a linear fit.
     Raises:  TypeError, ValueError for bad arguments, or a budget over 5,000 or over what fits in
              memory, before f is called; EvaluationError if f fails, holding what was paid for.
     Cost:    f aside, some 100 times T**3 + T**2 n degree products for T samples up to 1,500, and
