@@ -18,6 +18,8 @@ def calls(device: torch.device) -> dict[str, Callable[[str], object]]:
     """A least call, by a backend, of every op with a kernel that the host does not wait for."""
     x, masks = torch.ones(1, 8, device=device), torch.ones(64, 1, dtype=torch.int64, device=device)
     one = torch.ones(64, dtype=torch.float64, device=device)
+    equal = one[:2]  # one relevance and the variances of orders 0 and 1
+    prior = masks[:1], masks[:1], equal[:1], equal
     code = bch_code(8, 1)
     readings = torch.ones(1, code.delays, dtype=torch.float64, device=device)
     few, none = masks[:1], {"seed": 0, "device": device}
@@ -29,6 +31,10 @@ def calls(device: torch.device) -> dict[str, Callable[[str], object]]:
         "parity_predict": lambda backend: ops.parity_predict(masks, masks, one, backend=backend),
         "parity_adjoint": lambda backend: ops.parity_adjoint(masks, masks, one, backend=backend),
         "parity_gram": lambda backend: ops.parity_gram(few, 64, backend=backend),
+        "anova_kernel": lambda backend: ops.anova_kernel(*prior, backend=backend),
+        "anova_kernel_grad": lambda backend: ops.anova_kernel_grad(
+            *prior, one[:1, None], backend=backend
+        ),
         "bch_decode": lambda backend: ops.bch_decode(readings, code, chase=0, backend=backend),
     }
     for problem in problems(LEAST, device):

@@ -111,6 +111,17 @@ KERNELS = [
         )
         for same, orders in ((0, 4), (1, 8))
     ),
+    *(
+        (
+            *("anova_kernel", "_norms_kernel", (*["*fp64"] * 2, N)),
+            {"ORDERS": orders, "num_warps": 1},
+        )
+        for orders in (0, 8)
+    ),
+    (
+        *("anova_kernel", "_norms_grad_kernel", (*["*fp64"] * 3, N)),
+        {"ORDERS": 8, "BLOCK": 64, "num_warps": 2},
+    ),
     (
         *("histogram", "_walk_kernel", (P, "*i32", "*i32", N, N, N)),
         shipped("histogram", "WALK_TACTICS"),

@@ -192,7 +192,7 @@ def test_anova_kernel() -> None:
     rows = random_words(size, 1) & 0x3FF
     relevances = torch.linspace(0.1, 1.0, n, dtype=torch.float64)
     variances = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
-    norms = torch.from_numpy(anova_kernel.norms_of(relevances, 2))
+    norms = anova_kernel.norms_of(relevances, 2)
     out = torch.zeros(size, masks, dtype=torch.float64)
     far = Far(rows, 2**15)
     run_program(

@@ -3,7 +3,6 @@ feature, in registers."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +14,7 @@ from .tactics import launch
 TACTICS = [{"BLOCK": 32, "num_warps": 8}, {"BLOCK": 16, "num_warps": 4}]
 SQUARE = 16  # masks on a side of what a program of the gradient has at a time
 WARPS = 4
+LANES = 64  # features that a program of the gradient of the norms has
 KEPT = 1 << 29  # bytes that all programs of the gradient keep, at most
 
 
@@ -228,18 +228,66 @@ def add_order(part_ptr, weight, e, norms_ptr, D: tl.constexpr, ORDERS: tl.conste
         add_sum(part_ptr + D, weight * share(e, norms_ptr, D, ORDERS))
 
 
+@triton.jit
+def put(out_ptr, x, D: tl.constexpr, ORDERS: tl.constexpr):
+    """out[D] = x, unless it is beyond the orders."""
+    if D <= ORDERS:
+        tl.store(out_ptr + D, x)
+
+
+@triton.jit
+def _norms_kernel(relevances_ptr, norms_ptr, n, ORDERS: tl.constexpr):
+    """One program: e_0 .. e_ORDERS of the relevances, the largest that those of a pair can be."""
+    zero = tl.full((), 0.0, tl.float64)
+    e1, e2, e3, e4, e5, e6, e7, e8 = zero, zero, zero, zero, zero, zero, zero, zero
+    for i in range(n):
+        x = tl.load(relevances_ptr + i)
+        e1, e2, e3, e4, e5, e6, e7, e8 = joined(x, e1, e2, e3, e4, e5, e6, e7, e8, ORDERS)
+    put(norms_ptr, zero + 1.0, 0, ORDERS)
+    put(norms_ptr, e1, 1, ORDERS)
+    put(norms_ptr, e2, 2, ORDERS)
+    put(norms_ptr, e3, 3, ORDERS)
+    put(norms_ptr, e4, 4, ORDERS)
+    put(norms_ptr, e5, 5, ORDERS)
+    put(norms_ptr, e6, 6, ORDERS)
+    put(norms_ptr, e7, 7, ORDERS)
+    put(norms_ptr, e8, 8, ORDERS)
+
+
+@triton.jit
+def _norms_grad_kernel(
+    relevances_ptr, slopes_ptr, out_ptr, n, ORDERS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """out[i] = the derivative by relevance i of sum_d slopes[d] e_d, which is the sum over d of
+    slopes[d] e_(d-1) of all relevances but it."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    zero = tl.zeros((BLOCK,), tl.float64)
+    e1, e2, e3, e4, e5, e6, e7, e8 = zero, zero, zero, zero, zero, zero, zero, zero
+    for j in range(n):
+        x = tl.where(i == j, 0.0, tl.load(relevances_ptr + j))
+        e1, e2, e3, e4, e5, e6, e7, e8 = joined(x, e1, e2, e3, e4, e5, e6, e7, e8, ORDERS)
+    total = scaled(zero + 1.0, slopes_ptr, 1, ORDERS)
+    total += scaled(e1, slopes_ptr, 2, ORDERS)
+    total += scaled(e2, slopes_ptr, 3, ORDERS)
+    total += scaled(e3, slopes_ptr, 4, ORDERS)
+    total += scaled(e4, slopes_ptr, 5, ORDERS)
+    total += scaled(e5, slopes_ptr, 6, ORDERS)
+    total += scaled(e6, slopes_ptr, 7, ORDERS)
+    total += scaled(e7, slopes_ptr, 8, ORDERS)
+    tl.store(out_ptr + i, total, mask=i < n)
+
+
 def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor) -> Tensor:
     rows, columns, n = len(masks), len(others), len(relevances)
     same = others is masks
     out = torch.empty(rows, columns, dtype=torch.float64, device=masks.device)
-    masks, others = masks.contiguous(), others.contiguous()
+    masks, others, relevances = masks.contiguous(), others.contiguous(), relevances.contiguous()
     norms, variances = usable(norms_of(relevances, len(variances) - 1), variances)
 
     def run(tactic: dict) -> None:
         grid = triton.cdiv(rows, tactic["BLOCK"]), triton.cdiv(columns, tactic["BLOCK"])
         _anova_kernel_kernel[grid](
-            *(masks, others, relevances.contiguous(), variances, norms, out),
-            *(rows, columns, masks.shape[1], n),
+            *(masks, others, relevances, variances, norms, out, rows, columns, masks.shape[1], n),
             SAME=int(same),
             ORDERS=len(variances) - 1,
             **tactic,
@@ -257,8 +305,8 @@ def anova_kernel_grad(
     same = others is masks
     if same:
         weights = weights.triu() + weights.tril(-1).T
-    largest = norms_of(relevances, orders)
-    norms, known = usable(largest, variances)
+    relevances = relevances.contiguous()
+    norms, known = usable(norms_of(relevances, orders), variances)
     squares = triton.cdiv(rows, SQUARE) * triton.cdiv(columns, SQUARE)
     size = 8 * n * max(orders - 1, 1) * SQUARE**2
     programs = max(1, min(squares, KEPT // size))
@@ -267,7 +315,7 @@ def anova_kernel_grad(
     if squares:
         with on_device_of(masks):
             _anova_grad_kernel[(programs,)](
-                *(masks.contiguous(), others.contiguous(), relevances.contiguous(), known, norms),
+                *(masks.contiguous(), others.contiguous(), relevances, known, norms),
                 *(weights.contiguous(), kept, parts, rows, columns, masks.shape[1], n),
                 SAME=int(same),
                 ORDERS=orders,
@@ -276,38 +324,31 @@ def anova_kernel_grad(
             )
     total = parts.sum(0)
     by_relevance, by_variance = total[:n], total[n:]
-    by_variance = by_variance.where(torch.from_numpy(largest > 0).to(total.device), 0.0)
-    given = (by_variance * known / norms).cpu().numpy()
-    through_norms = norms_grad(relevances, given)
-    return by_relevance - torch.from_numpy(through_norms).to(total.device), by_variance
+    return by_relevance - norms_grad(relevances, by_variance * known / norms), by_variance
 
 
-def norms_of(relevances: Tensor, orders: int) -> np.ndarray:
-    """e_0 .. e_orders of the relevances, the largest that those of a pair can be: (orders + 1,)."""
-    return polynomials(relevances, orders)[-1]
+def norms_of(relevances: Tensor, orders: int) -> Tensor:
+    """e_0 .. e_orders of the relevances: (orders + 1,)."""
+    norms = relevances.new_empty(orders + 1)
+    with on_device_of(relevances):
+        _norms_kernel[(1,)](relevances, norms, len(relevances), ORDERS=orders, num_warps=1)
+    return norms
 
 
-def polynomials(relevances: Tensor, orders: int) -> np.ndarray:
-    """e_0 .. e_orders of the first 0, 1, .., n relevances: float64 (n + 1, orders + 1)."""
-    e = np.zeros((len(relevances) + 1, orders + 1))
-    e[:, 0] = 1.0
-    for i, relevance in enumerate(relevances.tolist()):
-        e[i + 1, 1:] = e[i, 1:] + relevance * e[i, :-1]
-    return e
-
-
-def usable(norms: np.ndarray, variances: Tensor) -> tuple[Tensor, Tensor]:
+def usable(norms: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
     """Norms, one where they are zero, and variances, zero there."""
-    norms = torch.from_numpy(norms).to(variances.device)
     there = norms > 0
     return norms.where(there, 1.0), variances.where(there, 0.0)
 
 
-def norms_grad(relevances: Tensor, given: np.ndarray) -> np.ndarray:
-    """The gradient of sum given[d] e_d(relevances): (n,)."""
-    before, slope = polynomials(relevances, len(given) - 1), given.copy()
-    out = np.zeros(len(relevances))
-    for i, relevance in reversed(list(enumerate(relevances.tolist()))):
-        out[i] = slope[1:] @ before[i, :-1]
-        slope[:-1] += relevance * slope[1:]
+def norms_grad(relevances: Tensor, slopes: Tensor) -> Tensor:
+    """The gradient of sum slopes[d] e_d(relevances): (n,)."""
+    n, out = len(relevances), torch.empty_like(relevances)
+    with on_device_of(relevances):
+        _norms_grad_kernel[(triton.cdiv(n, LANES),)](
+            *(relevances, slopes, out, n),
+            ORDERS=len(slopes) - 1,
+            BLOCK=LANES,
+            num_warps=LANES // 32,
+        )
     return out
