@@ -34,8 +34,9 @@ class Recipe:
         share, most: terms fitted are this share of the samples, at most so many.
         exponent: prior variance of the trees ~ |coef|**exponent.
         compared, compared_terms: samples to fit and to predict, and terms, where the priors are
-        compared, at most. compared_folds: folds that are looked at then, where there are more
-        samples than `compared`. scored: samples that score the fit and a linear one, at least.
+        compared, at most; the linear prior has all features. compared_folds: folds that are looked
+        at then, where there are more samples than `compared`. scored: samples that score the fit
+        and a linear one, at least.
         temperature: of the weights of the priors; 0 takes the best one alone.
     """
 
@@ -291,14 +292,16 @@ def compare_priors(problem: Problem) -> tuple[dict[str, float], float, float]:
     """How far to trust each prior: name -> weight, by how well it predicts the samples left out;
     the best level of the mixture, and that of the linear prior alone."""
     recipe = problem.recipe
-    packed = problem.support.packed()
+    n, packed = problem.support.n, problem.support.packed()
     parts = []
     for k in problem.folds(recipe.compared_folds):
         inside, outside = problem.split(k, recipe.compared)
         rows = torch.cat([inside, outside])
         z = signs(ops.parity_bits(problem.masks[rows], packed), len(rows))  # (S, rows)
         covariances = {
-            name: prior_covariance(z, variance, len(inside), recipe.compared_terms)
+            name: linear_covariance(problem.masks[rows], len(inside), n)
+            if name == "linear" and n <= ALL_LINEAR
+            else prior_covariance(z, variance, len(inside), recipe.compared_terms)
             for name, variance in problem.priors(k).items()
         }
         parts.append((covariances, problem.values[inside], problem.values[outside]))
@@ -339,6 +342,12 @@ def prior_covariance(z: Tensor, variance: np.ndarray, inside: int, most: int) ->
     out = torch.ones(z.shape[1], inside)
     add_products(out, scaled)
     return mirror(out)
+
+
+def linear_covariance(masks: Tensor, inside: int, n: int) -> Tensor:
+    """Covariance of all samples with the first `inside`, under a variance of 1 / n for each feature
+    and of one for a constant. masks: packed int64 (rows, W). Returns float32 (rows, inside)."""
+    return (1.0 + ops.parity_gram(masks, n)[:, :inside] / n).float()
 
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:

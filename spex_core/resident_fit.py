@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .proxy import ALL_LINEAR, DEFAULT, FOLDS, LEVELS, ProxyFit, Recipe, shares_of, without_dust
+from .proxy import (
+    ALL_LINEAR,
+    DEFAULT,
+    FOLDS,
+    LEVELS,
+    ProxyFit,
+    Recipe,
+    linear_covariance,
+    shares_of,
+    without_dust,
+)
 from .resident import r_squared
 from .resident_prior import Spectra, Terms, choose_support, prior_variances, terms_of
 from .ridge import ridge, ridge_path, signs
@@ -180,7 +190,7 @@ def single_features(support: Terms) -> tuple[Terms, Tensor]:
 def compare_priors(problem: Problem, transfers: Transfers) -> tuple[dict[str, float], float, float]:
     """proxy.compare_priors: the host reads the errors of each prior, and of the mixture, at each of
     LEVELS."""
-    recipe, support = problem.recipe, problem.support.packed()
+    n, recipe, support = problem.support.n, problem.recipe, problem.support.packed()
     levels = transfers.up(LEVELS)
     parts = []
     for k in problem.folds(recipe.compared_folds):
@@ -188,7 +198,9 @@ def compare_priors(problem: Problem, transfers: Transfers) -> tuple[dict[str, fl
         rows = torch.cat([inside, outside])
         z = signs(ops.parity_bits(problem.masks[rows], support), len(rows))  # (S, rows)
         covariances = {
-            name: prior_covariance(z, variance, len(inside), recipe.compared_terms)
+            name: linear_covariance(problem.masks[rows], len(inside), n)
+            if name == "linear" and n <= ALL_LINEAR
+            else prior_covariance(z, variance, len(inside), recipe.compared_terms)
             for name, variance in problem.priors(k).items()
         }
         parts.append((covariances, problem.values[inside], problem.values[outside]))

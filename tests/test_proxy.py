@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spex_core import masks as bits
 from spex_core import ops, proxy
+from spex_core.auto import linear_fit
 from spex_core.prior import Spectra, Terms, choose_support
 from spex_core.proxy import (
     DEFAULT,
@@ -27,6 +28,7 @@ from spex_core.proxy import (
     fit_default,
     folds,
     largest,
+    linear_covariance,
     path_errors,
     prior_covariance,
     without_dust,
@@ -197,6 +199,14 @@ def test_errors_of_a_path_are_those_of_each_level() -> None:
         assert error == pytest.approx(rest @ rest, rel=1e-3 if level > 1e-3 else 0.5)
 
 
+@pytest.mark.parametrize("n", [5, 70])
+def test_covariance_of_all_features(n: int) -> None:
+    masks, _, dense = samples(linear(np.ones(n)), n, 30)
+    signs = 1.0 - 2.0 * dense
+    expected = 1 + signs @ signs[:20].T / n
+    np.testing.assert_allclose(linear_covariance(masks, 20, n), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("rows", "most"), [(200, 600), (1500, 300)])
 def test_the_prior_that_predicts_best_weighs_most(rows: int, most: int) -> None:
     recipe = dataclasses.replace(DEFAULT, compared=most)
@@ -254,6 +264,16 @@ def test_a_linear_function_is_fitted_by_a_linear_fit(n: int, seed: int) -> None:
         coefs = coefs / np.append(1.0, np.full(n, np.sqrt(n))) + y.mean() * (np.arange(n + 1) == 0)
         errors.append(np.abs(coefs - found.coefs.numpy()).max())
     assert min(errors) < 1e-9
+
+
+def test_a_linear_function_of_more_features_than_terms_are_compared() -> None:
+    """The level is that of a fit with all of them: what half of them leave out is not noise."""
+    n = 2 * DEFAULT.compared_terms
+    f = linear(np.random.default_rng(0).normal(size=n))
+    masks, values, _ = samples(f, n, 500)
+    (found,) = fit_default(masks, values, n, degree=5)
+    best = linear_fit(masks, values[0], n)
+    assert score(found, n, f) > score(best, n, f) - 0.01 > 0.35
 
 
 @pytest.mark.parametrize("seed", range(4))
