@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 # Without a GPU, Triton's kernels run in its interpreter. It decides when it is imported.
 if not torch.cuda.is_available():
@@ -89,13 +91,17 @@ def device(backend: str) -> torch.device:
 
 
 @pytest.fixture
-def call(backend: str, device: torch.device) -> Callable[..., torch.Tensor]:
-    """call(op, *args, **options): the op by each backend, for tensors of the CPU, where the result
-    comes back to."""
+def call(backend: str, device: torch.device) -> Callable[..., Any]:
+    """call(op, *args, **options): the op by each backend, for tensors of the CPU, where its result,
+    a tensor or several, comes back to."""
 
-    def moved(op: Callable[..., torch.Tensor], *args: object, **options: object) -> torch.Tensor:
-        there = [x.to(device) if isinstance(x, torch.Tensor) else x for x in args]
-        return op(*there, **options, backend=backend).cpu()
+    def there(x: torch.Tensor) -> torch.Tensor:
+        return x.to(device) if x.device.type == "cpu" else x
+
+    def moved(op: Callable[..., Any], *args: object, **options: object) -> Any:
+        args, options = tree_map_only(torch.Tensor, there, (args, options))
+        found = op(*args, **options, backend=backend)
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, found)
 
     return moved
 
