@@ -54,7 +54,7 @@ def poison_empty() -> Iterator[None]:
         yield
 
 
-def _device(backend: str) -> torch.device:
+def device_of(backend: str) -> torch.device:
     """Where the tensors of `backend` live: on the CPU too where kernels are interpreted."""
     on_cpu = (
         backend in ("reference", "cpu")
@@ -64,13 +64,13 @@ def _device(backend: str) -> torch.device:
     return torch.device("cpu" if on_cpu else "cuda")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=[pytest.mark.gpu] if _device(name).type == "cuda" else [])
-        for name in BACKENDS
-    ],
-)
+EACH = [
+    pytest.param(name, marks=[pytest.mark.gpu] if device_of(name).type == "cuda" else [])
+    for name in BACKENDS
+]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn; one that is absent, or lacks the op named by the module, skips.
 
@@ -78,7 +78,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     """
     marker = request.node.get_closest_marker("op")
     name = request.param
-    reason = refusal(marker.args[0], name, _device(name)) if marker else why_not(name)
+    reason = refusal(marker.args[0], name, device_of(name)) if marker else why_not(name)
     if reason is not None:
         pytest.skip(f"{name}: {reason}")
     return name
@@ -87,7 +87,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def device(backend: str) -> torch.device:
     """Where the tensors of `backend` live."""
-    return _device(backend)
+    return device_of(backend)
 
 
 @pytest.fixture
@@ -127,6 +127,13 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     why_not.cache_clear()
     yield
     why_not.cache_clear()
+
+
+@pytest.fixture
+def kept_memory() -> None:
+    """Skips where torch keeps no freed memory of a device, as under compute-sanitizer."""
+    if "PYTORCH_NO_CUDA_MEMORY_CACHING" in os.environ:
+        pytest.skip("PYTORCH_NO_CUDA_MEMORY_CACHING is set: every tensor is a call of cudaMalloc")
 
 
 @pytest.fixture
