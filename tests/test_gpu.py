@@ -107,7 +107,7 @@ def most_moved(run: Callable, device: torch.device) -> int:
     masks = 8 * BUDGET
     if run is spex_core.spex or pick("boost", "auto", device) == "cuda":
         return masks
-    return masks + 5000 * DEFAULT.folds_of(BUDGET) * len(DEFAULT.depths) * DEFAULT.trees
+    return masks + 8000 * DEFAULT.folds_of(BUDGET) * len(DEFAULT.depths) * DEFAULT.trees
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
