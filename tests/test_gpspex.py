@@ -195,6 +195,25 @@ def test_degree_and_terms_are_bounds() -> None:
     assert few.report.missed > ex.report.missed
 
 
+@pytest.mark.parametrize("algorithm", ["proxyspex", "gpspex", "auto"])
+@pytest.mark.parametrize("name", ["line", "products", "both"])
+def test_r2_is_that_of_the_terms_asked_for(name: str, algorithm: str) -> None:
+    """Of fewer terms than features, whether they are of a linear fit, of a process or of a sum."""
+    weights = 0.9 ** np.arange(30)
+    products = plant_products(30, 8, 3, seed=0)
+    f = {
+        "line": lambda x: x @ weights,
+        "products": products,
+        "both": lambda x: products(x) + 0.3 * (x @ weights),
+    }[name]
+    masks = drawn(30, 100)
+    unseen = np.random.default_rng(9).random((2000, 30)) < 0.5
+    for terms in (5, 12):
+        ex = fit(masks, f(masks), algorithm=algorithm, terms=terms, degree=3)
+        assert len(ex.transform) <= terms + 1
+        assert ex.report.r2 == pytest.approx(ex.transform.score(unseen, f(unseen)), abs=0.12)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
