@@ -331,7 +331,7 @@ def test_terms_at_most(terms: int) -> None:
 def test_fewer_terms_than_features(terms: int) -> None:
     """A linear fit that is cut is scored so; the whole of it stays the measure beside it."""
     weights = 0.9 ** np.arange(30)
-    masks, values, _ = samples(linear(weights), 30, 60)
+    masks, values, _ = samples(linear(weights), 30, 200)
     (found,) = fit_default(masks, values, 30, degree=5, terms=terms)
     assert found.note == "a linear fit, the best on samples left out"
     assert bits.unpack_sets(found.support)[0] == ()
