@@ -7,6 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,8 @@ from .gp_folds import (
 from .gp_prior import Listed, mixture_of
 from .gp_process import Process, missed_share, posterior, spectrum
 from .prior import choose_support
-from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of
-from .sums import added, largest, stderr_of
+from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of, strongest
+from .sums import added, errors_of, with_others
 from .transform import r2
 
 
@@ -36,16 +37,21 @@ class GpFit(ProxyFit):
 
     Attributes:
         stderr: float64 (S,), posterior standard deviations of coefs.
-        r2_process: of the whole process, on the same samples as r2; None where that is not what
-        the coefficients are of.
-        missed: share of the variance of the process's mean that the terms left out hold.
-        process: for predictions with error bars; None where every mask there is was evaluated.
+        r2_process: of what process.predict predicts, the result before small terms are left out, on
+        the same samples as r2.
+        missed: share of the variance of the posterior mean that the terms left out hold.
+        process: the posterior and what the result adds to it; for predictions with error bars.
+        whole: float64 (R,), what such a result makes of the samples left out (see `predicted`)
+        before small terms are left out.
+
+    All None where there is no process: every mask there is was evaluated, or the stack has none.
     """
 
     stderr: Tensor | None = None
     r2_process: float | None = None
     missed: float | None = None
     process: Process | None = None
+    whole: np.ndarray | None = None
 
 
 def fit_gp(
@@ -88,69 +94,63 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     of both where the mixture is not clearly better."""
     recipe, values = problem.recipe, problem.values
     if terms is None:
-        terms = int(recipe.share * len(values))
-        terms = min(max(terms, recipe.least_terms), recipe.most_terms)
+        terms = recipe.terms_of(len(values), problem.n)
     trials = [trial(problem, k) for k in problem.looked_at()]
     shares, level, linear_level = compare(problem, trials)
     scored = score(problem, trials, shares, level, linear_level, terms)
-    scores, surprise, predicted = dict(scored.r2), scored.surprise["process"], scored.predicted
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
     if scored.straight == 1.0:
-        shares, level, surprise = {"linear": 1.0}, linear_level, scored.surprise["linear"]
-        scores["terms"] = scores["process"] = scores["linear"]
-        predicted = dataclasses.replace(predicted, fitted=predicted.linear)
+        shares, level = {"linear": 1.0}, linear_level
         note = "linear, the best on samples left out"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
     hidden = recipe.hidden * level / sum(math.comb(problem.n, d) for d in range(problem.degree + 1))
-    process = dataclasses.replace(process, scale=process.scale * surprise, hidden=hidden)
+    scale = process.scale * scored.surprise
+    process = dataclasses.replace(process, scale=scale, hidden=hidden)
     kept, coefs, prior = spectrum(process, terms, recipe.candidates)
+    predicted, truth = scored.predicted, values.numpy()[scored.predicted.rows]
     fit = GpFit(
         support=kept.packed(),
         coefs=in_units(process, coefs),
-        r2=scores["terms"],
-        r2_linear=scores["linear"],
-        left_out=scored.samples,
+        r2=r2(truth, predicted.fitted),
+        r2_linear=r2(truth, predicted.linear),
+        left_out=len(truth),
         effective=min(process.effective(), float(len(coefs))),
         note=f"{int(problem.fold.max()) + 1} folds; prior {note}",
         predicted=predicted.in_units(mean, unit),
         stderr=process.stderr(kept, prior),
-        r2_process=scores["process"],
+        r2_process=r2(truth, scored.whole),
         missed=missed_share(process, coefs),
         process=process,
+        whole=scored.whole * unit + mean,
     )
-    if 0.0 < scored.straight < 1.0 and problem.n <= terms:  # else the line would lose features
+    if 0.0 < scored.straight < 1.0:
         return hedged(fit, problem, scored.straight, linear_level, terms)
     return fit
 
 
 def hedged(fit: GpFit, problem: Problem, share: float, linear_level: float, terms: int) -> GpFit:
-    """The fit with a share of a linear one: coefficients and predictions are added up; errors are
-    those under the process, whose means are others then."""
-    process, predicted = fit.process, fit.predicted
-    assert process is not None  # fit_problem has made both
-    assert predicted is not None
+    """The fit with a share of a linear one, as it has been scored: coefficients are added up;
+    errors are those under the process, whose means are others then."""
+    process = fit.process
+    assert process is not None  # fit_problem has made it
     straight = mixture_of({"linear": linear(problem.n)}, {"linear": 1.0})
     line = posterior(problem.n, problem.masks, problem.values, straight, linear_level)
     line = dataclasses.replace(line, mean=process.mean, unit=process.unit)
     kept, coefs, _ = spectrum(line, problem.n, problem.recipe.candidates)
-    parts = [
-        (fit.support, (1.0 - share) * fit.coefs),
-        (kept.packed(), share * in_units(line, coefs)),
-    ]
-    support, coefs = largest(*added(parts), terms)
-    mixed = (1.0 - share) * predicted.fitted + share * predicted.linear
-    truth = problem.values.numpy() * process.unit + process.mean
+    of_line = kept.packed(), share * in_units(line, coefs)
+    support, coefs = strongest(*added([(fit.support, (1.0 - share) * fit.coefs), of_line]), terms)
+    stderr, missed = errors_of(process, support, coefs)
     effective = (1.0 - share) * fit.effective + share * line.effective()
     return dataclasses.replace(
         fit,
         support=support,
         coefs=coefs,
-        r2=r2(truth[predicted.rows], mixed),
         effective=min(effective, float(len(coefs))),
         note=f"{fit.note}; with {share:.0%} of a linear fit, which may be as good",
-        predicted=dataclasses.replace(predicted, fitted=mixed),
-        stderr=stderr_of(process, support, coefs),
+        stderr=stderr,
+        missed=missed,
+        process=with_others(process, 1.0 - share, [of_line]),
     )
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from . import ops
 from .anova import Anova, Taste, fit_anova, kernel_of, linear
 from .gp_prior import Listed, Mixture, mixture_of
-from .gp_process import posterior, spectrum
+from .gp_process import Process, posterior, spectrum
 from .prior import Spectra, Terms, prior_variances
-from .proxy import LEVELS, LeftOut, largest, mean_of, path_errors, shares_of
-from .transform import r2
+from .proxy import ALL_LINEAR, LEVELS, LeftOut, largest, mean_of, path_errors, shares_of, strongest
+from .sums import added
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class GpRecipe:
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
         least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
+        most_single: features up to which all of them have a place among the terms.
     """
 
     spreads: tuple[tuple[int, float], ...] = ((2, 0.7), (0, 0.5), (0, 1.0), (0, 2.0))
@@ -61,6 +62,7 @@ class GpRecipe:
     least_terms: int = 1024
     share: float = 0.5
     most_terms: int = 8192
+    most_single: int = ALL_LINEAR
 
     def tastes(self, degree: int) -> list[Taste]:
         """Without repetitions where the degree is small."""
@@ -70,6 +72,11 @@ class GpRecipe:
     def folds_of(self, samples: int) -> int:
         fewest, most = self.folds
         return min(max(self.dealt // samples, fewest), most)
+
+    def terms_of(self, samples: int, n: int) -> int:
+        """Terms to keep where nobody says how many."""
+        terms = min(max(int(self.share * samples), self.least_terms), self.most_terms)
+        return max(terms, min(n, self.most_single))
 
 
 GP_DEFAULT = GpRecipe()
@@ -135,18 +142,17 @@ class Scores:
     """On samples left out.
 
     Attributes:
-        samples: how many. r2: of "process", "terms" and "linear".
         straight: the share of a linear fit that the result is to have.
-        surprise: of "process" and "linear", the mean square of the errors over their standard
+        surprise: of the result's process, the mean square of the errors over their standard
         deviations, one where those are right.
-        predicted: the samples and what the terms and the linear fit make of them.
+        predicted: the samples, and what the result and a linear fit make of them.
+        whole: float64 (R,), what the result makes of them before small terms are left out.
     """
 
-    samples: int
-    r2: dict[str, float]
     straight: float
-    surprise: dict[str, float]
+    surprise: float
     predicted: LeftOut
+    whole: np.ndarray
 
 
 def spread_out(rows: Tensor, most: int) -> Tensor:
@@ -231,24 +237,26 @@ def score(
     linear_level: float,
     terms: int,
 ) -> Scores:
-    """How well the mixture's process, its `terms` largest terms, and a linear fit predict samples
-    left out."""
+    """How well the largest `terms` of the mixture's process, of a linear fit, or of both predict
+    samples left out; of both only where a linear fit has no more."""
     folds = int(problem.fold.max()) + 1
     parts = [
         predictions(problem, one, mixture_of(one.priors, shares), level, linear_level, terms)
         for one in trials[: -(-problem.recipe.scored * folds // len(problem.values))]
     ]
-    left_out = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    rows = left_out.pop("rows")
-    stderr = {name: left_out.pop(f"{name} stderr") for name in ("process", "linear")}
-    values = problem.values.numpy()[rows]
-    squares = {name: (fit - values) ** 2 for name, fit in left_out.items()}
+    by = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = problem.values.numpy()[by["rows"]]
+    squares = {name: (by[name] - values) ** 2 for name in ("process", "terms", "linear", "line")}
+    straight = share_of_line(squares["terms"], squares["line"], problem.recipe)
+    if straight < 1.0 and problem.n > terms:
+        straight = 0.0
+    process = "linear" if straight == 1.0 else "process"
+    fitted = {0.0: by["terms"], 1.0: by["line"]}.get(straight, by["both"])
     return Scores(
-        samples=len(values),
-        r2={name: r2(values, fit) for name, fit in left_out.items()},
-        straight=share_of_line(squares["terms"], squares["linear"], problem.recipe),
-        surprise={name: float((squares[name] / x**2).mean()) for name, x in stderr.items()},
-        predicted=LeftOut(rows, left_out["terms"], left_out["linear"]),
+        straight=straight,
+        surprise=float((squares[process] / by[f"{process} stderr"] ** 2).mean()),
+        predicted=LeftOut(by["rows"], fitted, by["linear"]),
+        whole=(1.0 - straight) * by["process"] + straight * by["linear"],
     )
 
 
@@ -276,21 +284,40 @@ def predictions(
     problem: Problem, one: Trial, mixture: Mixture, level: float, linear_level: float, terms: int
 ) -> dict[str, np.ndarray]:
     """All samples in a fold, and what those outside it make of them: by the process and by a linear
-    fit, with their standard errors, and by the largest terms of the process."""
+    fit, with their standard errors, by the largest terms of either ("terms", "line") and of their
+    sum ("both")."""
     inside, outside = problem.split(one.fold)
     masks, y, unseen = problem.masks[inside], problem.values[inside], problem.masks[outside]
     fitted = posterior(problem.n, masks, y, mixture, level)
     mean, stderr = fitted.predict(unseen)
-    kept, coefs, _ = spectrum(fitted, terms, problem.recipe.candidates)
-    coefs[0] += fitted.mean
+    kept = transform_of(fitted, terms, problem.recipe)
+    from_terms = ops.parity_predict(unseen, *kept).numpy()
     linear = mixture_of(one.priors, {"linear": 1.0})
     straight = posterior(problem.n, masks, y, linear, linear_level)
     line, line_stderr = straight.predict(unseen)
+    kept_line, from_line = transform_of(straight, terms, problem.recipe), line
+    if problem.n > terms:
+        from_line = ops.parity_predict(unseen, *kept_line).numpy()
+    share = problem.recipe.hedge
+    both = added([(kept[0], (1.0 - share) * kept[1]), (kept_line[0], share * kept_line[1])])
+    from_both = (1.0 - share) * from_terms + share * from_line
+    if len(both[1]) > terms + 1:
+        from_both = ops.parity_predict(unseen, *strongest(*both, terms)).numpy()
     return {
         "rows": outside.numpy(),
         "process": mean,
         "process stderr": stderr,
-        "terms": ops.parity_predict(unseen, kept.packed(), coefs).numpy(),
+        "terms": from_terms,
         "linear": line,
         "linear stderr": line_stderr,
+        "line": from_line,
+        "both": from_both,
     }
+
+
+def transform_of(process: Process, terms: int, recipe: GpRecipe) -> tuple[Tensor, Tensor]:
+    """The constant and the largest terms of a process whose unit is one, packed, and their
+    coefficients."""
+    kept, coefs, _ = spectrum(process, terms, recipe.candidates)
+    coefs[0] += process.mean
+    return kept.packed(), coefs

@@ -22,7 +22,8 @@ BLOCK = 1024  # terms whose standard errors are found at a time
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """The posterior of a set function given its values at some masks.
+    """The posterior of a set function given its values at some masks, and the result that is made
+    of its mean: share * mean + rest, before small terms are left out.
 
     Attributes:
         n: features. masks: packed int64 (T, W). mixture: the prior, but for its scale.
@@ -30,6 +31,8 @@ class Process:
         level: the variance of the noise of one sample. mean, unit: of the values. scale: of the
         prior and the noise, in units of unit**2.
         hidden: variance of each coefficient that the noise may stand for, in units of that scale.
+        share, rest: of the result: one and None where that is the posterior mean. rest is a
+        transform, packed int64 (S, W) and float64 (S,), in the unit of f.
         wide, features: the features that masks to predict have, and which of them are the n here;
         None where they are the same.
     """
@@ -44,6 +47,8 @@ class Process:
     unit: float
     scale: float
     hidden: float = 0.0
+    share: float = 1.0
+    rest: tuple[Tensor, Tensor] | None = None
     wide: int | None = None
     features: np.ndarray | None = None
 
@@ -52,6 +57,9 @@ class Process:
         2**power."""
         mean, unit = np.ldexp([self.mean, self.unit], power).tolist()
         process = dataclasses.replace(self, mean=mean, unit=unit)
+        if self.rest is not None:
+            coefs = torch.from_numpy(np.ldexp(self.rest[1].numpy(), power))
+            process = dataclasses.replace(process, rest=(self.rest[0], coefs))
         if len(features) == n:
             return process
         return dataclasses.replace(process, wide=n, features=features)
@@ -59,8 +67,9 @@ class Process:
     def predict(
         self, masks: np.ndarray | Tensor, *, stderr: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """f at each mask, and the standard deviation of what is off, the noise included: float64
-        (T,) each.
+        """f at each mask as the result has it, before small terms are left out, and the standard
+        deviation of what is off, the noise included: float64 (T,) each. Where the result is not the
+        posterior mean, its distance from that counts as off too.
 
         Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
                 stderr: None instead of the deviations if False, for speed.
@@ -69,13 +78,16 @@ class Process:
         rows = self.narrow(bits.pack_batch("predict", masks, self.wide or self.n))
         cross = self.mixture.covariance(rows, self.masks)
         with one_thread():
-            mean = (cross @ self.dual).numpy() * self.unit + self.mean
+            own = (cross @ self.dual).numpy() * self.unit + self.mean
+            mean = self.share * own
+            if self.rest is not None:
+                mean += ops.parity_predict(rows, *self.rest).numpy()
             if not stderr:
                 return mean, None
             known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
             variance = 2.0 - known.square().sum(0)  # the mixture and the constant have 1 each
-        variance = variance.clamp(min=0.0) + self.level
-        return mean, self.unit * np.sqrt(self.scale * variance.numpy())
+        variance = self.scale * (variance.clamp(min=0.0) + self.level).numpy()
+        return mean, self.unit * np.sqrt(variance + ((mean - own) / self.unit) ** 2)
 
     def narrow(self, masks: Tensor) -> Tensor:
         """Packed masks of all features -> of the n here."""

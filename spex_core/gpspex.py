@@ -60,8 +60,10 @@ def gpspex(
             priors; or "pure", without trees.
         degree: the largest order of a term, 1 to 8.
         terms: Fourier terms to keep at most, beside the constant; by default half the samples, from
-            1,024 to 8,192. `report.missed` is the share of the process's variance that the others
-            hold.
+            1,024 to 8,192, or as many as there are features (to 65,536). `report.r2` is of the
+            terms kept, `report.missed` the share of the posterior mean's variance that the others
+            hold. With fewer terms than features no share of a linear fit is mixed in, which would
+            lose features; a linear fit that is all of the result is cut, and scored so.
         prefix_sharing: as in proxyspex().
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
@@ -72,8 +74,8 @@ def gpspex(
         store, patience: where values are kept as they come, and what is done about calls that fail,
             as in spex().
     Returns: an Explanation; for q outputs a list of q. `transform.stderr` has the standard errors
-             of the coefficients, `process.predict(masks)` values with theirs, without the share
-             of a linear fit.
+             of the coefficients, `process.predict(masks)` values with theirs, before small terms
+             are left out, with the share of a linear fit if there is one.
     Raises:  TypeError, ValueError for bad arguments, or a budget over 5,000 or over what fits in
              memory, before f is called; EvaluationError if f fails, holding what was paid for.
     Cost:    f aside, some 100 times T**3 + T**2 n degree products for T samples up to 1,500, and

@@ -207,12 +207,13 @@ def least_masks(n: int) -> int:
 
 
 def _about_fit(found: ProxyFit) -> list[str]:
-    """What the user should know of a result; only the paper's recipe takes no linear fit itself."""
+    """What the user should know of a result. The paper's recipe takes no linear fit itself, and the
+    other may be asked for fewer terms than one has."""
     if found.r2_linear <= found.r2 or isinstance(found, GpFit):
         return []
     return [
         f"a linear fit on the same samples does better (R2 {found.r2_linear:.3f} against "
-        f"{found.r2:.3f}): ask for preset='default', or for more evaluations"
+        f"{found.r2:.3f}): ask for more evaluations or terms, or for preset='default'"
     ]
 
 

@@ -80,6 +80,19 @@ def test_the_same_as_on_the_host(n: int, budget: int, on_a_device: None) -> None
     assert found.samples.warnings == report.warnings
 
 
+def test_a_linear_fit_has_no_more_terms_than_asked_for() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return x.double() @ 0.9 ** torch.arange(30.0, dtype=torch.float64)
+
+    (fit,) = run(f, 30, 60, terms=5).fits
+    host = spex_core.proxyspex(lambda x: f(torch.from_numpy(x)).numpy(), n=30, budget=60, terms=5,
+                               seed=3)  # fmt: skip
+    assert fit.note == "a linear fit, the best on samples left out"
+    assert torch.equal(fit.support, host.transform.support)
+    assert (fit.r2, fit.r2_linear) == pytest.approx((host.report.r2, host.report.r2_linear))
+    assert fit.r2 < 0.8 < 0.999 < fit.r2_linear
+
+
 def test_what_moves_does_not_grow_with_the_samples() -> None:
     moved = []
     for budget in (300, 900):
