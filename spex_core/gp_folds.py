@@ -15,6 +15,7 @@ from .gp_prior import Listed, Mixture, mixture_of
 from .gp_process import posterior, spectrum
 from .prior import Spectra, Terms, prior_variances
 from .proxy import LEVELS, LeftOut, largest, mean_of, path_errors, shares_of
+from .transfers import down, up
 from .transform import r2
 
 
@@ -80,7 +81,8 @@ class Problem:
     """One output of mean 0 and variance 1, its folds, and what trees say of it.
 
     Attributes:
-        masks: packed int64 (T, W). values: float64 (T,). fold: int64 (T,).
+        masks: packed int64 (T, W); where they are, on a device or the host, matrices of (T, T) are.
+        values: float64 (T,) of the host. fold: int64 (T,).
         trees: the spectra of the bags, the terms of the trees' prior and their rows in the spectra;
         None without trees.
     """
@@ -97,6 +99,9 @@ class Problem:
         """Samples outside fold k and in it."""
         parts = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
         return tuple(torch.from_numpy(part) for part in parts)
+
+    def masks_at(self, rows: Tensor) -> Tensor:
+        return self.masks[up(rows, self.masks.device)]
 
     def looked_at(self) -> range:
         """Folds: all of a small problem, else a few."""
@@ -158,12 +163,12 @@ def spread_out(rows: Tensor, most: int) -> Tensor:
 def trial(problem: Problem, k: int) -> Trial:
     """The priors fitted outside fold k, each kernel from where the one before it ended."""
     inside, outside = (spread_out(part, problem.recipe.compared) for part in problem.split(k))
-    masks, y = problem.masks[inside], problem.values[inside]
+    masks, y = problem.masks_at(inside), problem.values[inside]
     y = y - mean_of(y)
     thetas = fit_tastes(problem, masks, y, {}, problem.recipe.steps[0])
     priors = {"linear": linear(problem.n)} | problem.tree_priors(k)
     priors |= {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
-    rows = problem.masks[torch.cat([inside, outside])]
+    rows = problem.masks_at(torch.cat([inside, outside]))
     covariances = {
         name: prior.covariance(rows, masks).add_(1.0).float() for name, prior in priors.items()
     }
@@ -278,19 +283,21 @@ def predictions(
     """All samples in a fold, and what those outside it make of them: by the process and by a linear
     fit, with their standard errors, and by the largest terms of the process."""
     inside, outside = problem.split(one.fold)
-    masks, y, unseen = problem.masks[inside], problem.values[inside], problem.masks[outside]
+    masks, unseen = (problem.masks_at(rows) for rows in (inside, outside))
+    y, device = problem.values[inside], masks.device
     fitted = posterior(problem.n, masks, y, mixture, level)
-    mean, stderr = fitted.predict(unseen)
+    mean, stderr = fitted.predict_there(unseen)
     kept, coefs, _ = spectrum(fitted, terms, problem.recipe.candidates)
     coefs[0] += fitted.mean
     linear = mixture_of(one.priors, {"linear": 1.0})
     straight = posterior(problem.n, masks, y, linear, linear_level)
-    line, line_stderr = straight.predict(unseen)
+    line, line_stderr = straight.predict_there(unseen)
+    transform = up(kept.packed(), device), up(coefs, device)
     return {
         "rows": outside.numpy(),
         "process": mean,
         "process stderr": stderr,
-        "terms": ops.parity_predict(unseen, kept.packed(), coefs).numpy(),
+        "terms": down(ops.parity_predict(unseen, *transform)).numpy(),
         "linear": line,
         "linear stderr": line_stderr,
     }
