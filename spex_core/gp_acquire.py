@@ -108,8 +108,8 @@ def chosen(process: Process, masks: Tensor, count: int, probes: Tensor | None) -
         solved = torch.linalg.solve_triangular(process.factor, inner, upper=False)
         told = torch.linalg.solve_triangular(process.factor, at_samples.T, upper=False)
         covariance = process.mixture.covariance(masks, masks).addmm_(solved.T, solved, alpha=-1.0)
-        given = covariance, at_masks - told.T @ solved
-        return greedy(*(down(x) for x in given), process.level, count)
+        with_quantities = at_masks - told.T @ solved
+        return greedy(down(covariance), down(with_quantities), process.level, count)
 
 
 def greedy(covariance: Tensor, with_quantities: Tensor, level: float, count: int) -> Tensor:

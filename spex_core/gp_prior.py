@@ -180,7 +180,7 @@ def energy_by_order(mixture: Mixture, masks: Tensor, dual: Tensor) -> Tensor:
             size = min(len(a.variances), len(b.variances))
             product = a.relevances * b.relevances
             both = Anova(product, torch.ones(size, dtype=torch.float64))
-            given = (up(x, masks.device) for x in (product, both.variances))
+            given = up(product, masks.device), up(both.variances, masks.device)
             sums = down(ops.anova_kernel_grad(masks, masks, *given, weights)[1])
             scale = torch.from_numpy(a.scales()[:size] * b.scales()[:size])
             norms = torch.from_numpy(1.0 / np.maximum(both.scales(), np.finfo(float).tiny))

@@ -63,8 +63,8 @@ def gpspex(
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs.
         n: features; or `features`, their names, which results then use.
-        budget: the most evaluations, 8 (2**n for n <= 2) to 5,000, on a device as many as its memory
-            holds; all are distinct.
+        budget: the most evaluations, 8 (2**n for n <= 2) to 5,000, or on a device as many as its
+            memory holds; all are distinct.
         preset: "default", where the spectrum of boosted trees, as in ProxySPEX, is one of the
             priors; or "pure", without trees.
         degree: the largest order of a term, 1 to 8.

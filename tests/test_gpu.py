@@ -57,6 +57,25 @@ def test_a_whole_run(run, gpu: torch.device) -> None:
     assert found.report.moved["to_device"] < 8 * 4000  # the masks alone
 
 
+@pytest.mark.parametrize("budget", [600, 6000])  # the latter beyond what a CPU takes
+def test_a_whole_run_of_a_process(budget: int, gpu: torch.device) -> None:
+    f = function_on(gpu)
+    found = spex_core.gpspex(f, 64, budget=budget, degree=3, seed=1, device=gpu)
+    masks = torch.rand(500, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+    truth = f(masks.to(gpu)).cpu().numpy()
+    assert found.transform.score(masks.numpy(), truth) > 0.5
+    mean, stderr = found.process.predict(masks.numpy())
+    assert found.process.factor.device == gpu
+    assert found.report.moved["to_device"] < 8 * budget**2
+    if budget > 5000:
+        return
+    expected = spex_core.gpspex(
+        lambda x: f(torch.from_numpy(x).to(gpu)).cpu().numpy(), 64, budget=budget, degree=3, seed=1
+    )
+    for x, y in zip((mean, stderr), expected.process.predict(masks.numpy()), strict=True):
+        assert abs(x - y).max() < 1e-4 * abs(y).max()
+
+
 def function_on(gpu: torch.device):
     """A planted function on tensors of the device."""
     f = plant(64, 9, 3, seed=4)

@@ -1,24 +1,33 @@
-"""GPSPEX on a device: the same as on the host, its matrices made there. The CPU stands for a device,
-and what would bring tensors of both together is refused."""
+"""GPSPEX on a device: the same as on the host, with matrices that are made there. The CPU stands
+for a device, and what would bring tensors of both together is refused."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from planted import plant
 from test_resident import function
 from test_resident_proxy import CPU, FEW, smooth
-from planted import plant
 from torch import Tensor
 from two_worlds import Mixed, TwoWorlds, of_the_host
 
 import spex_core
-from spex_core import Explanation, gp, gp_acquire, gp_folds, gp_memory, ops, proxy, resident, ridge
-from spex_core import resident_uniform
+from spex_core import (
+    Explanation,
+    gp,
+    gp_acquire,
+    gp_folds,
+    gp_memory,
+    ops,
+    proxy,
+    resident,
+    resident_uniform,
+    ridge,
+)
 from spex_core import masks as bits
 from spex_core.backend import why_not
 from spex_core.gp import GpFit, fit_gp
