@@ -58,12 +58,19 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class UniformRecipe(Recipe):
-    """An algorithm on masks at random. options: as Recipe has them."""
+    """An algorithm on masks at random.
+
+    Attributes:
+        options: as Recipe has them.
+        acquire: the quantity, as gp_acquire.propose has it, that a fit with a process chooses
+        further masks for; None if they are uniform.
+    """
 
     algorithm: Algorithm
     budget: int
     prefix_sharing: bool
     options: Mapping[str, object]
+    acquire: str | None = "first"
 
     @property
     def name(self) -> str:
@@ -83,16 +90,18 @@ class UniformRecipe(Recipe):
             *(*answered.samples(), answered.names, clock),
             budget=self.budget,
             uniform=answered.whole,
+            chosen=answered.chosen,
         )
 
     def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
-        """Where the last fit has a process: the masks that would tell it most about single
-        features. Uniform ones for several outputs, and while a feature has not varied yet."""
+        """Where the last fit has a process: the masks that would tell it most about `acquire`.
+        Uniform ones for several outputs, and while a feature has not varied yet."""
         process = None if found is None or isinstance(found, list) else found.process
-        if process is None or process.features is not None:
+        if self.acquire is None or process is None or process.features is not None:
             return super().propose(plan, count, found)
         candidates = further_masks(plan, max(FEWEST, CANDIDATES * count))
-        return propose(process, min(count, len(candidates)), candidates=candidates)
+        few = min(count, len(candidates))
+        return propose(process, few, quantity=self.acquire, candidates=candidates)
 
 
 def explain_samples(
@@ -119,9 +128,10 @@ def explain_values(
     *,
     budget: int,
     uniform: bool,
+    chosen: int = 0,
 ) -> Explanation | list[Explanation]:
     """Masks packed int64 (T, W) and values float64 (T,) or (T, q) -> one explanation an output.
-    uniform: whether the masks are known to be."""
+    uniform: whether the masks are known to be, but for those that a fit has chosen."""
     n = len(names)
     with clock("plan"):
         samples = distinct(masks, values, n)
@@ -131,7 +141,7 @@ def explain_values(
             "{}: masks must be at least {} different ones, got {}",
             *(algorithm.where, least, len(samples.masks)),
         )
-        samples = varying(samples, uniform=uniform)
+        samples = varying(samples, uniform=uniform, chosen=chosen)
     with clock("fit"), freed_memory_kept():
         fits = _fit_outputs(algorithm, samples)
     out = explained(algorithm, samples, fits, names, clock, budget=budget, device=algorithm.device)
