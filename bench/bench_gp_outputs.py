@@ -33,8 +33,10 @@ from spex_core.plan import plan_uniform
 T, N, DEGREE, OUTPUTS = 300, 64, 4, (1, 4)
 PARTS = {
     "kernels": [(ops, "anova_kernel"), (ops, "anova_kernel_grad")],
-    "factors": [(torch.linalg, "cholesky_ex"), (torch.linalg, "cholesky")]
-    + [(torch, "cholesky_inverse")],
+    "factors": [
+        *((torch.linalg, "cholesky_ex"), (torch.linalg, "cholesky")),
+        (torch, "cholesky_inverse"),
+    ],
     "parities": [(ops, "parity_bits"), (ops, "parity_gram")],
     "trees": [(gp, "bag_spectra")],
 }
