@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import resident_fit
 from .anova import Anova, kernel_of, linear
+from .checks import readable
 from .gp_folds import (
     GP_DEFAULT,
     GpRecipe,
@@ -25,9 +27,10 @@ from .gp_folds import (
 )
 from .gp_prior import Listed, mixture_of
 from .gp_process import Process, missed_share, posterior, spectrum
-from .prior import choose_support
+from .prior import Spectra, choose_support
 from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of, strongest
 from .sums import added, errors_of, with_others
+from .transfers import up
 from .transform import r2
 
 
@@ -68,7 +71,8 @@ def fit_gp(
 ) -> list[GpFit]:
     """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
 
-    Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal.
+    Args: masks: packed int64 (T, W), T >= 8, of the host or a device, where trees and all matrices
+          are made then. values: float64 (q, T) of the host, no row all equal.
           degree: the largest order of a term. terms: to keep, at most; None as the recipe says.
           trees: whether the spectrum of boosted trees is one of the priors.
           together: so many neighbours are in one fold, because their masks are alike.
@@ -80,13 +84,23 @@ def fit_gp(
     known: list[tuple | None] = [None] * len(y)
     if trees:
         top = y.abs().amax(1, keepdim=True)  # as boosting is tuned for
-        for i, spectra in enumerate(bag_spectra(masks, y / top, n, fold, degree, DEFAULT)):
+        for i, spectra in enumerate(spectra_of(masks, y / top, n, fold, degree)):
             known[i] = (spectra, *choose_support(spectra, recipe.listed))
     fits = []
     for i, row in enumerate(y):
         problem = Problem(n, masks, row, fold, degree, known[i], recipe)
         fits.append(fit_problem(problem, terms, mean[i], unit[i]))
     return fits
+
+
+def spectra_of(masks: Tensor, y: Tensor, n: int, fold: np.ndarray, degree: int) -> list[Spectra]:
+    """The spectra of trees, grown where the masks are."""
+    if readable(masks):
+        return bag_spectra(masks, y, n, fold, degree, DEFAULT)
+    y, there = up(y, masks.device), up(torch.from_numpy(fold), masks.device)
+    count = int(fold.max()) + 1
+    found = resident_fit.bag_spectra(masks, y, n, there, count, degree, DEFAULT)
+    return [spectra.on_host() for spectra in found]
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> GpFit:
@@ -176,7 +190,7 @@ def final_priors(
     if starts:
         y = problem.values[rows]
         thetas = fit_tastes(
-            problem, problem.masks[rows], y - mean_of(y), starts, problem.recipe.steps[1]
+            problem, problem.masks_at(rows), y - mean_of(y), starts, problem.recipe.steps[1]
         )
     priors = {"linear": linear(problem.n)} | problem.tree_priors(None)
     return priors | {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}

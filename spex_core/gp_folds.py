@@ -16,6 +16,7 @@ from .gp_process import Process, posterior, spectrum
 from .prior import Spectra, Terms, prior_variances
 from .proxy import ALL_LINEAR, LEVELS, LeftOut, largest, mean_of, path_errors, shares_of, strongest
 from .sums import added
+from .transfers import down, up
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Problem:
     """One output of mean 0 and variance 1, its folds, and what trees say of it.
 
     Attributes:
-        masks: packed int64 (T, W). values: float64 (T,). fold: int64 (T,).
+        masks: packed int64 (T, W); where they are, on a device or the host, matrices of (T, T) are.
+        values: float64 (T,) of the host. fold: int64 (T,).
         trees: the spectra of the bags, the terms of the trees' prior and their rows in the spectra;
         None without trees.
     """
@@ -104,6 +106,9 @@ class Problem:
         """Samples outside fold k and in it."""
         parts = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
         return tuple(torch.from_numpy(part) for part in parts)
+
+    def masks_at(self, rows: Tensor) -> Tensor:
+        return self.masks[up(rows, self.masks.device)]
 
     def looked_at(self) -> range:
         """Folds: all of a small problem, else a few."""
@@ -164,12 +169,12 @@ def spread_out(rows: Tensor, most: int) -> Tensor:
 def trial(problem: Problem, k: int) -> Trial:
     """The priors fitted outside fold k, each kernel from where the one before it ended."""
     inside, outside = (spread_out(part, problem.recipe.compared) for part in problem.split(k))
-    masks, y = problem.masks[inside], problem.values[inside]
+    masks, y = problem.masks_at(inside), problem.values[inside]
     y = y - mean_of(y)
     thetas = fit_tastes(problem, masks, y, {}, problem.recipe.steps[0])
     priors = {"linear": linear(problem.n)} | problem.tree_priors(k)
     priors |= {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
-    rows = problem.masks[torch.cat([inside, outside])]
+    rows = problem.masks_at(torch.cat([inside, outside]))
     covariances = {
         name: prior.covariance(rows, masks).add_(1.0).float() for name, prior in priors.items()
     }
@@ -287,22 +292,23 @@ def predictions(
     fit, with their standard errors, by the largest terms of either ("terms", "line") and of their
     sum ("both")."""
     inside, outside = problem.split(one.fold)
-    masks, y, unseen = problem.masks[inside], problem.values[inside], problem.masks[outside]
+    masks, unseen = (problem.masks_at(rows) for rows in (inside, outside))
+    y = problem.values[inside]
     fitted = posterior(problem.n, masks, y, mixture, level)
-    mean, stderr = fitted.predict(unseen)
+    mean, stderr = fitted.predict_there(unseen)
     kept = transform_of(fitted, terms, problem.recipe)
-    from_terms = ops.parity_predict(unseen, *kept).numpy()
+    from_terms = values_at(unseen, *kept)
     linear = mixture_of(one.priors, {"linear": 1.0})
     straight = posterior(problem.n, masks, y, linear, linear_level)
-    line, line_stderr = straight.predict(unseen)
+    line, line_stderr = straight.predict_there(unseen)
     kept_line, from_line = transform_of(straight, terms, problem.recipe), line
     if problem.n > terms:
-        from_line = ops.parity_predict(unseen, *kept_line).numpy()
+        from_line = values_at(unseen, *kept_line)
     share = problem.recipe.hedge
     both = added([(kept[0], (1.0 - share) * kept[1]), (kept_line[0], share * kept_line[1])])
     from_both = (1.0 - share) * from_terms + share * from_line
     if len(both[1]) > terms + 1:
-        from_both = ops.parity_predict(unseen, *strongest(*both, terms)).numpy()
+        from_both = values_at(unseen, *strongest(*both, terms))
     return {
         "rows": outside.numpy(),
         "process": mean,
@@ -321,3 +327,9 @@ def transform_of(process: Process, terms: int, recipe: GpRecipe) -> tuple[Tensor
     kept, coefs, _ = spectrum(process, terms, recipe.candidates)
     coefs[0] += process.mean
     return kept.packed(), coefs
+
+
+def values_at(masks: Tensor, support: Tensor, coefs: Tensor) -> np.ndarray:
+    """What a transform of the host makes of masks of any device: float64 (rows,)."""
+    there = up(support, masks.device), up(coefs, masks.device)
+    return down(ops.parity_predict(masks, *there)).numpy()

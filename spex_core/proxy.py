@@ -17,6 +17,7 @@ from . import masks as bits
 from . import ops
 from .prior import Spectra, Terms, choose_support, prior_variances, terms_of
 from .ridge import add_products, mirror, one_thread, ridge, ridge_path, signs
+from .transfers import down, up
 from .transform import r2
 
 
@@ -372,11 +373,11 @@ def linear_covariance(masks: Tensor, inside: int, n: int) -> Tensor:
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
     """Squared errors of the predictions of `outside` from `inside`, at each of LEVELS: float64
-    (outside, levels)."""
-    mean = mean_of(inside)
-    duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
+    (outside, levels). The covariance may be on a device."""
+    mean, device = mean_of(inside), covariance.device
+    duals = ridge_path(covariance[: len(inside)], up(inside - mean, device), up(LEVELS, device))
     with one_thread():
-        fit = (covariance[len(inside) :] @ duals).double() + mean
+        fit = down(covariance[len(inside) :] @ duals).double() + mean
         return (fit - outside[:, None]).square()
 
 

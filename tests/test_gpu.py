@@ -146,3 +146,22 @@ def test_memory_that_runs_out(gpu: torch.device) -> None:
         ops.fwht(x)
     del x
     assert ops.fwht(torch.ones(1, 8, device=gpu)).tolist() == [[8.0, *7 * [0.0]]]
+
+
+@pytest.mark.parametrize("budget", [600, 6000])  # the latter beyond what a CPU takes
+def test_a_whole_run_of_a_process(budget: int, gpu: torch.device) -> None:
+    f = planted(gpu, 4, 0.0)
+    found = spex_core.gpspex(f, 64, budget=budget, degree=3, seed=1, device=gpu)
+    masks = torch.rand(500, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+    truth = f(masks.to(gpu)).cpu().numpy()
+    assert found.transform.score(masks.numpy(), truth) > 0.5
+    mean, stderr = found.process.predict(masks.numpy())
+    assert found.process.factor.device == gpu
+    assert found.report.moved["to_device"] < 8 * budget**2
+    if budget > 5000:
+        return
+    expected = spex_core.gpspex(
+        lambda x: f(torch.from_numpy(x).to(gpu)).cpu().numpy(), 64, budget=budget, degree=3, seed=1
+    )
+    for x, y in zip((mean, stderr), expected.process.predict(masks.numpy()), strict=True):
+        assert abs(x - y).max() < 1e-4 * abs(y).max()

@@ -65,7 +65,7 @@ ORDER = [
         "resident",
     ),
     *("tree_dumps", "trees", "samples", "prior", "ridge", "proxy", "proxy_paper"),
-    *("resident_prior", "resident_fit", "resident_proxy"),
+    *("resident_prior", "resident_fit", "resident_uniform", "resident_proxy"),
     *(
         "lbfgs",
         "anova",

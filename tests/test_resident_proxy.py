@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from spex_core import (
     resident,
     resident_fit,
     resident_proxy,
+    resident_uniform,
     ridge,
 )
 from spex_core import masks as bits
@@ -40,12 +42,12 @@ def smooth(n: int) -> Callable[[Tensor], Tensor]:
     return lambda x: f(x) + 0.3 * torch.sin(3 * x[:, : n // 2].sum(1) + x[:, 0])
 
 
-def run(f: Callable, n: int, budget: int, **options) -> resident_proxy.Run:
+def run(f: Callable, n: int, budget: int, **options) -> resident_uniform.Run:
     how = {"degree": 5, "terms": None, "seed": 3, "batch_size": 128, "progress": None} | options
     return resident_proxy.run(f, n, CPU, lambda _: nullcontext(), budget=budget, **how)
 
 
-def transform(found: resident_proxy.Run, output: int = 0) -> SparseTransform:
+def transform(found: resident_uniform.Run, output: int = 0) -> SparseTransform:
     samples, fit = found.samples, found.fits[output]
     coefs = torch.from_numpy(np.ldexp(fit.coefs.numpy(), samples.powers[output]))
     return SparseTransform(samples.n, samples.widened(fit.support), coefs)
@@ -123,13 +125,13 @@ def test_nothing_else_moves(
     with TwoWorlds(monkeypatch):
         monkeypatch.setattr(resident_fit, "LEVELS", torch.tensor(levels).double())
         transfers = Transfers(CPU)
-        plan = resident_proxy.drawn(n, budget, 0, transfers)
+        plan = resident_uniform.drawn(n, budget, 0, transfers)
         values = resident.evaluate(f, plan, transfers, batch_size=50)[0]
         before = transfers.to_host
         with transfers:
-            samples = resident_proxy.sampled(plan, values[None], transfers)
-            how = {"degree": 3, "terms": 30, "seed": 0, "recipe": FEW}
-            (fit,) = resident_proxy.fit_outputs(samples, transfers, **how)
+            samples = resident_uniform.sampled(plan, values[None], transfers)
+            fit = partial(resident_fit.fit, degree=3, terms=30, seed=0, recipe=FEW)
+            (fit,) = resident_uniform.fit_outputs(samples, transfers, fit)
         with pytest.raises(Mixed):
             values.numpy()
     assert fit.support.on_host
@@ -143,7 +145,7 @@ def test_nothing_else_moves(
 def test_the_masks_are_those_of_the_host(n: int, budget: int) -> None:
     """Also where draws repeat, and where most of the table is asked for."""
     plan, expected = (
-        resident_proxy.drawn(n, budget, 7, Transfers(CPU)),
+        resident_uniform.drawn(n, budget, 7, Transfers(CPU)),
         plan_uniform(n, budget, seed=7),
     )
     masks = plan.masks(0, plan.total)
@@ -195,7 +197,7 @@ def test_levels_without_looking(rank: int, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_device_takes_the_way_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def on_device(f, n, device, clock, **how) -> resident_proxy.Run:
+    def on_device(f, n, device, clock, **how) -> resident_uniform.Run:
         seen.append(device)
         return of_proxy(f, n, CPU, clock, **how)
 
