@@ -149,10 +149,10 @@ def test_nothing_else_moves(
         pytest.skip(reason)
     monkeypatch.setattr(gp, "DEFAULT", FEWER)
     masks = plan_uniform(n, rows, seed=1).masks(0, rows)
-    values = smooth(n)(resident.unpacked(masks, n)).double()[None]
+    values = smooth(n)(bits.unpack_there(masks, n)).double()[None]
     how = {"degree": 2, "terms": 30, "trees": trees, "seed": 0, "recipe": LITTLE}
     (expected,) = fit_gp(masks, values, n, **how)
-    new = resident.unpacked(masks[:9], n).numpy() ^ (np.arange(n) < 2)
+    new = bits.unpack_there(masks[:9], n).numpy() ^ (np.arange(n) < 2)
     predicted, proposed = expected.process.predict(new), gp_acquire.propose(expected.process, 3)
     fold, levels = folds(rows, 2, 0), LEVELS.tolist()
     for module in (ridge, gp):

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..backend import pick
 from ..errors import MissingExtra
 from ..ops_inference import packed_attention
+from ..transfers import up
 from .activations import replace_gelus
 
 ATTENTION = "spex_packed"
@@ -64,7 +65,7 @@ class Pack:
     @functools.cached_property
     def edges(self) -> Tensor:
         """starts, int32 (T + 1,) on the device of the tokens."""
-        return torch.tensor(self.starts, dtype=torch.int32, device=self.input_ids.device)
+        return up(torch.tensor(self.starts, dtype=torch.int32), self.input_ids.device)
 
 
 def hidden_states(model: Any, pack: Pack) -> Tensor:
