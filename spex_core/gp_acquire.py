@@ -10,6 +10,8 @@ quantities count together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .errors import check, check_int
-from .gp_process import Process
+from .gp_process import BLOCK, Process
 from .prior import Terms
 from .ridge import one_thread, signs
 
@@ -89,29 +91,45 @@ def fresh(process: Process, rows: Tensor) -> tuple[Tensor, Tensor]:
 def chosen(process: Process, masks: Tensor, count: int, probes: Tensor | None) -> Tensor:
     """Places of the masks chosen: int64 (count,). probes: packed (R, W); None for the coefficients
     of single features."""
-    n = process.n
-    inner = process.mixture.covariance(masks, process.masks).T  # (T, C)
+    n, mixture = process.n, process.mixture
+    solved = torch.empty(len(process.masks), len(masks), dtype=torch.float64)  # (T, C)
+    for start in range(0, len(masks), BLOCK):
+        rows = slice(start, start + BLOCK)
+        inner = mixture.covariance(masks[rows], process.masks).T
+        with one_thread():
+            solved[:, rows] = torch.linalg.solve_triangular(process.factor, inner, upper=False)
     if probes is None:
         single = Terms(n, np.arange(n, dtype=np.int32)[:, None])
-        prior = torch.from_numpy(process.mixture.variance(single))[:, None]
+        prior = torch.from_numpy(mixture.variance(single))[:, None]
         at_samples, at_masks = (
             signs(ops.parity_bits(x, single.packed()), len(x)).double() * prior
             for x in (process.masks, masks)
         )
     else:
-        at_samples = process.mixture.covariance(probes, process.masks)
-        at_masks = process.mixture.covariance(probes, masks)
+        at_samples = mixture.covariance(probes, process.masks)
+        at_masks = mixture.covariance(probes, masks)
     with one_thread():
-        solved = torch.linalg.solve_triangular(process.factor, inner, upper=False)
         told = torch.linalg.solve_triangular(process.factor, at_samples.T, upper=False)
-        covariance = process.mixture.covariance(masks, masks).addmm_(solved.T, solved, alpha=-1.0)
-        return greedy(covariance, at_masks - told.T @ solved, process.level, count)
+        at_masks.addmm_(told.T, solved, alpha=-1.0)
+
+    def column(j: int) -> Tensor:
+        """Covariances of the value at one mask with those at all."""
+        return mixture.covariance(masks[j : j + 1], masks)[0] - solved[:, j] @ solved
+
+    variance = 2.0 - solved.square().sum(0)  # the mixture and the constant have 1 each
+    with one_thread():
+        return greedy(column, variance, at_masks, process.level, count)
 
 
-def greedy(covariance: Tensor, with_quantities: Tensor, level: float, count: int) -> Tensor:
-    """Places chosen one by one, from the covariance of C values and theirs with R quantities:
-    float64 (C, C), (R, C)."""
-    variance = covariance.diagonal().clone()
+def greedy(
+    column: Callable[[int], Tensor],
+    variance: Tensor,
+    with_quantities: Tensor,
+    level: float,
+    count: int,
+) -> Tensor:
+    """Places chosen one by one, from the covariances of C values, a column at a time, their
+    variances, and their covariances with R quantities: float64 (C,), (C,), (R, C)."""
     given = torch.zeros(count, len(variance), dtype=torch.float64)
     places = torch.zeros(count, dtype=torch.int64)
     left = torch.ones(len(variance), dtype=torch.bool)
@@ -119,8 +137,7 @@ def greedy(covariance: Tensor, with_quantities: Tensor, level: float, count: int
         gain = with_quantities.square().sum(0) / (variance + level)
         places[i] = j = int(gain.where(left, -1.0).argmax())
         left[j] = False
-        column = covariance[j] - given[:i, j] @ given[:i]
-        given[i] = column / (variance[j] + level).sqrt()
+        given[i] = (column(j) - given[:i, j] @ given[:i]) / (variance[j] + level).sqrt()
         told = with_quantities[:, j] / (variance[j] + level).sqrt()
         with_quantities = with_quantities - told[:, None] * given[i]
         variance = (variance - given[i].square()).clamp(min=0.0)

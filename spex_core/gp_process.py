@@ -17,7 +17,7 @@ from .prior import Terms
 from .proxy import DUST, mean_of
 from .ridge import one_thread, signs
 
-BLOCK = 1024  # terms whose standard errors are found at a time
+BLOCK = 1024  # terms, or masks, whose standard errors are found at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,17 @@ class Process:
         Raises: TypeError, ValueError as SparseTransform.predict.
         """
         rows = self.narrow(bits.pack_batch("predict", masks, self.wide or self.n))
+        out = [self._predicted(part, stderr) for part in rows.split(BLOCK)]
+        mean = np.concatenate([np.zeros(0), *(part[0] for part in out)])
+        return mean, np.concatenate([np.zeros(0), *(part[1] for part in out)]) if stderr else None
+
+    def _predicted(self, rows: Tensor, stderr: bool) -> tuple[np.ndarray, np.ndarray]:
+        """As predict, of packed masks of the n features; without stderr, of no length."""
         cross = self.mixture.covariance(rows, self.masks)
         with one_thread():
             mean = (cross @ self.dual).numpy() * self.unit + self.mean
             if not stderr:
-                return mean, None
+                return mean, np.zeros(0)
             known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
             variance = 2.0 - known.square().sum(0)  # the mixture and the constant have 1 each
         variance = variance.clamp(min=0.0) + self.level

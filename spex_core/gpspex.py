@@ -16,7 +16,7 @@ from .ops import MAX_ORDER
 from .patience import Patience
 from .plan import MAX_TABLE, SamplingPlan
 from .prefixes import BRANCHING
-from .recipe import feature_names
+from .recipe import Found, feature_names
 from .run import Known, Where, explain
 from .uniform import Algorithm, UniformRecipe
 
@@ -76,9 +76,13 @@ def gpspex(
              of a linear fit.
     Raises:  TypeError, ValueError for bad arguments, or a budget over 5,000 or over what fits in
              memory, before f is called; EvaluationError if f fails, holding what was paid for.
-    Cost:    f aside, some 100 times T**3 + T**2 n degree products for T samples up to 1,500, and
-             T**3 beyond: at degree 4 on one core 2 s for 300 samples of 64 features, 11 s for
-             1,000, 36 s for 5,000 of 40. Up to 80 T**2 bytes.
+    Cost:    f aside, gp_memory.seconds_of says: some 70 times T**2 (T + n degree) products for T
+             samples up to 1,500, T**3 beyond, and pairs of features. At degree 4, with 2 threads
+             of a shared machine, 2.3 s (3.4 of CPU) for 300 samples of 64 features, 11 s (15)
+             for 1,000; 18 s of CPU for 5,000 of 40. gp_memory.bytes_of: 29, 142 and 892 MB there
+             (bench/bench_gp_speed.py).
+    Source:  Butler et al. 2025 (ProxySPEX, the trees); Rasmussen and Williams 2006, chapters 2 and
+             5 (the process and its marginal likelihood); Durrande et al. 2012 (ANOVA kernels).
     Example: gpspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=100)
     """
     if not callable(f):
@@ -120,13 +124,20 @@ def gp_recipe(
 
 
 class GpRecipe(UniformRecipe):
-    """That of GPSPEX, which takes so many samples and no more."""
+    """That of GPSPEX, which takes so many samples and no more: refused before they are asked for,
+    unless they are all masks there are."""
 
     def plan(self, n: int) -> SamplingPlan:
         plan = super().plan(n)
         if n > MAX_TABLE or self.budget < 1 << n:
-            check_samples_fit("gpspex: budget", self.budget)
+            check_samples_fit("gpspex: budget", self.budget, n)
         return plan
+
+    def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
+        if plan.n > MAX_TABLE or plan.total + count < 1 << plan.n:
+            outputs = len(found) if isinstance(found, list) else 1
+            check_samples_fit("more: count", count, plan.n, outputs, before=plan.total)
+        return super().propose(plan, count, found)
 
 
 def gp_algorithm(
@@ -145,7 +156,7 @@ def gp_algorithm(
     seed = check_int(f"{where}: seed", seed, 0, 2**64 - 1)
 
     def fit(masks: Tensor, values: Tensor, n: int) -> list[GpFit]:
-        check_samples_fit(f"{where}: masks", len(masks))
+        check_samples_fit(f"{where}: masks", len(masks), n, len(values))
         return fit_gp(
             masks,
             values,

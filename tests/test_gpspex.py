@@ -13,7 +13,7 @@ from planted import Planted, plant_products
 from test_proxyspex import drawn, game, never, same, score, simple, table_of
 
 import spex_core
-from spex_core import EvaluationError, SparseTransform, fit, gp_memory, gpspex
+from spex_core import EvaluationError, SparseTransform, fit, gp_memory, gpspex, plan
 
 presets = pytest.mark.parametrize("preset", ["default", "pure"])
 
@@ -233,13 +233,72 @@ def test_bad_arguments_before_the_model_runs(
 
 def test_samples_beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gp_memory, "available_bytes", lambda: 10**6)
-    message = r"must be fewer for this machine: 400 need 12 MB .* 0 MB are free; proxyspex\(\)"
+    message = (
+        r"must be fewer for this machine: 400 samples of 40 features need \d+ MB, 0 MB are free; "
+        r"proxyspex\(\)"
+    )
     with pytest.raises(ValueError, match="gpspex: budget " + message):
         gpspex(never, 40, budget=400)
     masks = drawn(40, 400)
     with pytest.raises(ValueError, match="fit: masks " + message):
         fit(masks, simple(masks), algorithm="gpspex")
     assert gpspex(simple, 9, budget=512).report.r2 == 1.0  # a whole table needs no matrix
+
+
+def test_more_samples_than_allowed_are_refused_before_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gp_memory, "MAX_SAMPLES", 30)
+    run = plan("gpspex", n=12, budget=24)
+    run.evaluate(simple)
+    message = "more: count must be at most 6 for a Gaussian process that has 24, .*, got 20"
+    with pytest.raises(ValueError, match=message):
+        run.more(20)
+    assert run.missing == 0
+    assert run.more(6, run.fit()) == 6
+    run.evaluate(simple)
+    assert run.fit().report.unique == 30
+    whole = plan("gpspex", n=5, budget=24)  # 8 more are all there are
+    assert whole.more(20) == 8
+    monkeypatch.setattr(gp_memory, "MAX_SAMPLES", 5000)
+    monkeypatch.setattr(gp_memory, "available_bytes", lambda: 10**6)
+    message = "more: count must be fewer for this machine: 31 samples of 12 features need"
+    with pytest.raises(ValueError, match=message):
+        run.more(1)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_memory_that_goes_while_the_model_runs_loses_no_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stored: bool
+) -> None:
+    free = [2**40]
+    monkeypatch.setattr(gp_memory, "available_bytes", lambda: free[0])
+
+    def greedy(masks: np.ndarray) -> np.ndarray:
+        free[0] = 10**6
+        return simple(masks)
+
+    greedy.fingerprint = "simple"
+    options = {"budget": 40, "store": tmp_path / "run" if stored else None}
+    message = (
+        r"fit failed after 40 of 40 evaluations \(ValueError: gpspex: masks must be fewer .*; "
+    )
+    message += "all that is done is in" if stored else r"error\.known holds what is done"
+    with pytest.raises(EvaluationError, match=message) as caught:
+        gpspex(greedy, 12, **options)
+    masks, values = caught.value.known
+    np.testing.assert_array_equal(values, simple(masks))
+    assert (masks.shape, caught.value.done) == ((40, 12), 40)
+    assert isinstance(caught.value.__cause__, ValueError)
+    free[0] = 2**40
+    if not stored:
+        options["known"] = caught.value.known
+
+    def unasked(masks: np.ndarray) -> np.ndarray:
+        return never(masks)
+
+    unasked.fingerprint = "simple"
+    assert gpspex(unasked, 12, **options).report.cached == 40
 
 
 # The report, the result, and files.
