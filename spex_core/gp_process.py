@@ -65,6 +65,10 @@ class Process:
         Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
                 stderr: None instead of the deviations if False, for speed.
         Raises: TypeError, ValueError as SparseTransform.predict.
+        Cost:   a kernel of the masks with the T samples, and for errors T**2 products a mask; 1,024
+                masks at a time, so memory does not grow with them.
+        Source: Rasmussen and Williams 2006, algorithm 2.1.
+        Example: mean, stderr = gpspex(f, n=30, budget=100).process.predict(masks)
         """
         rows = self.narrow(bits.pack_batch("predict", masks, self.wide or self.n))
         out = [self._predicted(part, stderr) for part in rows.split(BLOCK)]

@@ -82,7 +82,7 @@ def gpspex(
              for 1,000; 18 s of CPU for 5,000 of 40. gp_memory.bytes_of: 29, 142 and 892 MB there
              (bench/bench_gp_speed.py).
     Source:  Butler et al. 2025 (ProxySPEX, the trees); Rasmussen and Williams 2006, chapters 2 and
-             5 (the process and its marginal likelihood); Durrande et al. 2012 (ANOVA kernels).
+             5 (the process and its marginal likelihood); Durrande et al. 2013 (ANOVA kernels).
     Example: gpspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=100)
     """
     if not callable(f):

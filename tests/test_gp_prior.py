@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_anova import all_terms, characters
 
+from spex_core import gp_prior
 from spex_core import masks as bits
 from spex_core.anova import Anova, linear
 from spex_core.gp_prior import (

@@ -173,6 +173,49 @@ def test_masks_that_come_twice_and_values_that_repeat() -> None:
     assert fit(masks, one, algorithm="gpspex").transform.coefs.isfinite().all()
 
 
+@pytest.mark.parametrize("unit", [5e-324 * 2.0**60, 1e-300, 1e300, -1e300])
+def test_values_of_any_size(unit: float) -> None:
+    masks = drawn(12, 60)
+    y = simple(masks)
+    ex = fit(masks, y * unit, algorithm="gpspex")
+    assert ex.transform.coefs.isfinite().all()
+    assert ex.transform.stderr.isfinite().all()
+    expected = fit(masks, y, algorithm="gpspex").transform.predict(masks)
+    np.testing.assert_allclose(ex.transform.predict(masks) / unit, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["torch", "list", "float32"])
+def test_masks_and_values_of_any_kind(kind: str) -> None:
+    masks = drawn(12, 40)
+    y = simple(masks)
+    given = {
+        "torch": (torch.from_numpy(masks), torch.from_numpy(y)),
+        "list": (masks.tolist(), y.tolist()),
+        "float32": (masks, y.astype(np.float32)),
+    }[kind]
+    assert same(fit(*given, algorithm="gpspex"), fit(masks, y, algorithm="gpspex"))
+
+
+def test_global_generators_are_left_alone() -> None:
+    legacy, state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    first = gpspex(simple, 12, budget=40)
+    np.testing.assert_array_equal(legacy, np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(8)
+    assert same(first, gpspex(simple, 12, budget=40))
+    torch.set_rng_state(state)
+
+
+def test_masks_that_are_not_uniform_are_fitted_and_mentioned() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((120, 20)) < 0.8
+    ex = fit(masks, simple(masks), algorithm="gpspex")
+    assert len(ex.report.warnings) == 1
+    assert "the masks are not uniform" in ex.report.warnings[0]
+    others = rng.random((500, 20)) < 0.8
+    assert ex.transform.score(others, simple(others)) > 0.9
+
+
 def test_no_term_has_a_feature_that_never_varies() -> None:
     masks = drawn(70, 80)
     masks[:, 7], masks[:, 69] = True, False
