@@ -1,7 +1,7 @@
 """packed_attention: attention within each sequence. The oracle is torch's own attention in float64,
 a sequence at a time; instruction sets of the cpu backend differ in what they put into a vector, so
-lengths and widths stand around 4, 8 and 16, and around 12, 24 and 48 queries; Triton has blocks of 64
-queries, 32 keys and 64 columns."""
+lengths and widths stand around 4, 8 and 16, and around 12, 24 and 48 queries; Triton has blocks of
+64 queries, 32 keys and 64 columns."""
 
 import functools
 import itertools
