@@ -318,8 +318,8 @@ def packed_attention_cpu(
     isa: str | None = None,
 ) -> Tensor:
     if query.dtype == torch.float16:  # which the kernel lacks
-        wide = (x.float() for x in (query, key, value))
-        return packed_attention_cpu(*wide, starts, causal, scale, isa=isa).half()
+        query, key, value = (x.float() for x in (query, key, value))
+        return packed_attention_cpu(query, key, value, starts, causal, scale, isa=isa).half()
     given = [x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value)]
     starts = starts.long().contiguous()
     out = torch.empty(query.shape, dtype=query.dtype)
