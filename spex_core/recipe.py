@@ -28,12 +28,14 @@ class Answered:
         plan: the masks asked for. values: float64 (T,) or (T, q), of all its rows.
         there: bool (T,), which rows have a value; the others have 0.
         names: of the features.
+        chosen: rows with a value whose masks a fit has chosen (Recipe.propose): no uniform ones.
     """
 
     plan: SamplingPlan
     values: Tensor
     there: np.ndarray
     names: tuple[str, ...]
+    chosen: int = 0
 
     @property
     def whole(self) -> bool:

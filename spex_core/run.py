@@ -21,7 +21,7 @@ from .given import not_finite, numbers_of
 from .keep import Keep
 from .ledger import Ledger
 from .patience import Patience
-from .plan import SamplingPlan
+from .plan import SamplingPlan, further_masks
 from .recipe import Answered, Clock, Found, Recipe
 from .store import Store
 from .store_manifest import Manifest
@@ -71,6 +71,7 @@ class Run:
         if known is not None:
             self._take(known)
         self._last: Any = None  # a Part, the batch handed out last
+        self._chosen = np.zeros(0, np.int64)  # rows of the plan, chosen by a fit
 
     @property
     def manifest(self) -> Manifest:
@@ -187,7 +188,8 @@ class Run:
         values, there = self._ledger.answers()
         check(bool(there.any()), "fit: values must be told first, got none")
         clock = Clock(self._clock.seconds)
-        found = self.recipe.fit(Answered(self.plan, values, there, self.features), clock)
+        chosen = int(there[self._chosen].sum())
+        found = self.recipe.fit(Answered(self.plan, values, there, self.features, chosen), clock)
         return (
             [self._reported(ex) for ex in found]
             if isinstance(found, list)
@@ -197,9 +199,21 @@ class Run:
     def more(self, count: int, found: Found | None = None) -> int:
         """Ask for up to `count` further masks, which the next batches bring; how many there are.
 
-        Args: found: the last fit, for an algorithm that chooses masks by it.
+        GPSPEX, and auto where GPSPEX has a share in its result, choose those that would tell
+        `found` most about the coefficients of single features (gp_acquire.propose; for one output,
+        and once every feature has varied). The other algorithms ask for uniform ones, and so does
+        any without `found`. Once chosen masks have values, R2 on masks left out is for masks of
+        their kind, and the report says so.
+
+        Args:    found: the last fit.
+        Raises:  TypeError, ValueError for a bad count.
+        Example: run.more(25, run.fit())
         """
-        masks = self.recipe.propose(self.plan, check_int("more: count", count, 1), found)
+        plan, count = self.plan, check_int("more: count", count, 1)
+        masks = self.recipe.propose(plan, count, found)
+        if found is not None and not torch.equal(masks, further_masks(plan, count)):
+            rows = np.arange(len(masks)) + plan.total - plan.holdout  # where `extend` puts them
+            self._chosen = np.append(self._chosen, rows)
         self._ledger.extend(masks)
         return len(masks)
 

@@ -78,9 +78,10 @@ def distinct(masks: Tensor, values: Tensor, n: int) -> Samples:
     )
 
 
-def varying(samples: Samples, *, uniform: bool = False) -> Samples:
-    """The samples without the features that never vary, and with warnings of those and, unless the
-    masks are known to be `uniform`, of masks that are not."""
+def varying(samples: Samples, *, uniform: bool = False, chosen: int = 0) -> Samples:
+    """The samples without the features that never vary, and with warnings of those and of masks
+    that are not uniform: so many that a fit has chosen, or else, unless they are known to be
+    `uniform`, what can be seen of them."""
     n, total = samples.n, len(samples.masks)
     count, sizes = np.zeros(n), []
     for dense in _unpacked(samples.masks, n):
@@ -94,7 +95,12 @@ def varying(samples: Samples, *, uniform: bool = False) -> Samples:
         samples = dataclasses.replace(
             samples, masks=torch.cat(parts), features=np.flatnonzero(vary)
         )
-    if not (uniform or samples.whole):
+    if chosen and not samples.whole:
+        warnings.append(
+            f"{chosen:,} of {total:,} masks were chosen by an earlier fit and are not uniform: R2 "
+            "is for masks of their kind"
+        )
+    elif not (uniform or samples.whole):
         warnings += _unlike_uniform(count[vary], np.concatenate(sizes) - (count == total).sum())
     return dataclasses.replace(samples, warnings=warnings)
 

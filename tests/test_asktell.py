@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -340,6 +341,34 @@ def test_a_process_chooses_by_what_it_would_learn() -> None:
     assert torch.equal(masks, gp_acquire.propose(run.fit().process, 10, candidates=candidates))
     assert not torch.equal(masks, candidates[:10])
     assert torch.equal(run.recipe.propose(run.plan, 10, None), candidates[:10])
+    for quantity in gp_acquire.QUANTITIES:
+        recipe = dataclasses.replace(run.recipe, acquire=quantity)
+        how = {"quantity": quantity, "candidates": candidates}
+        expected = gp_acquire.propose(run.fit().process, 10, **how)
+        assert torch.equal(recipe.propose(run.plan, 10, run.fit()), expected)
+    recipe = dataclasses.replace(run.recipe, acquire=None)
+    assert torch.equal(recipe.propose(run.plan, 10, run.fit()), candidates[:10])
+
+
+def test_a_fit_that_chose_masks_says_so() -> None:
+    """Once their values are there; further uniform masks need no warning."""
+    run = told(plan("gpspex", N, budget=24, seed=2), 1)
+    ex = run.fit()
+    assert run.more(10) == 10
+    assert told(run, 1).fit().report.warnings == []
+    assert run.more(10, ex) == 10
+    assert run.fit().report.warnings == [
+        "10 of 44 masks have no value yet: this is the fit of the others"
+    ]
+    (warning,) = told(run, 1).fit().report.warnings
+    assert warning.startswith("10 of 44 masks were chosen by an earlier fit and are not uniform: ")
+
+
+def test_masks_that_are_held_out_are_not_chosen() -> None:
+    """SPEX scores itself on uniform masks of its plan, and further masks are uniform."""
+    run = told(small(), 1)
+    run.more(10, run.fit())
+    assert told(run, 1).fit().report.warnings == []
 
 
 def test_more_than_there_is() -> None:
@@ -366,6 +395,13 @@ def test_an_adaptive_algorithm_chooses_by_what_it_found(monkeypatch) -> None:
     assert 0 < run.more(3, ex) <= 3
     assert seen == [ex]
     assert every_mask(run).sum(1).tolist() == [1] * run.missing
+    answers = []
+    monkeypatch.setattr(type(recipe), "fit", lambda self, answered, _: answers.append(answered))
+    monkeypatch.setattr(run, "_reported", lambda ex: ex)
+    run.fit()
+    new = run.missing
+    told(run, 1).fit()
+    assert [answered.chosen for answered in answers] == [0, new]  # though some rows are held out
 
 
 # ---- Save and resume -----------------------------------------------------------------------------

@@ -175,9 +175,20 @@ def test_masks_that_are_not_uniform(masks: np.ndarray, text: str) -> None:
     assert warning.endswith("of them): R2 is for masks of their kind")
 
 
+def test_masks_that_a_fit_has_chosen_are_not_uniform() -> None:
+    made = make(random_masks(200, 30, 0.5), np.zeros(200))
+    for uniform in (False, True):
+        (warning,) = varying(made, uniform=uniform, chosen=7).warnings
+        assert warning == (
+            "7 of 200 masks were chosen by an earlier fit and are not uniform: R2 is for masks of "
+            "their kind"
+        )
+
+
 def test_the_whole_table_needs_no_warning() -> None:
     masks = (np.arange(16)[:, None] >> np.arange(4) & 1).astype(bool)
     samples = varying(make(masks[::-1], np.arange(16.0)))
     assert samples.whole
     assert samples.warnings == []
+    assert varying(make(masks, np.arange(16.0)), chosen=7).warnings == []
     assert not varying(make(masks[1:], np.arange(15.0))).whole
