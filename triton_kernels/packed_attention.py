@@ -71,7 +71,7 @@ def _packed_attention_kernel(
         begin = tl.load(starts_ptr + t).to(tl.int64)
         end = tl.load(starts_ptr + t + 1).to(tl.int64)
         known = (begin >= 0) & (begin <= row) & (row < end) & (end <= rows)
-        last = tl.where(known, tl.minimum(end, stop), stop)
+        last = tl.where(known, tl.minimum(end, stop), row + 1)
         past = tl.where(known, last if CAUSAL else end, begin)  # the last key that counts, and 1
         most = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_Q,), tl.float32)
