@@ -204,7 +204,7 @@ class Run:
         and once every feature has varied). The other algorithms ask for uniform ones, and so does
         any without `found`. Once chosen masks have values, R2 on masks left out is for masks of
         their kind, and the report says so. Chosen masks gain on uniform ones, for GPSPEX and for
-        auto, on about seven games of ten (bench/bench_acquire.py).
+        auto, on two games of three (bench/bench_acquire.py).
 
         Args:    found: the last fit.
         Raises:  TypeError, ValueError for a bad count.
