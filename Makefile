@@ -5,6 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OPTIONS ?=
+# Where the targets of a GPU find torch and this package without a .venv, and so without a network (CONTRIBUTING.md).
+GPU_PYTHON ?=
+ON_GPU := $(or $(GPU_PYTHON),$(BIN)/python)
+GPU_INSTALLED := $(if $(GPU_PYTHON),,.venv/installed)
 # Without a GPU the CUDA kernels are compiled for the host, so that tests run them.
 SPEX_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,EMULATED)
 
@@ -21,8 +25,8 @@ demo: .venv/installed ## explain words of a passage, attention heads and trainin
 test: .venv/installed build/browser/tried ## run the tests, report the branch coverage of spex_core
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-test-gpu: .venv/installed ## run the tests that need a CUDA device, if there is one
-	$(BIN)/python -m pytest -m gpu
+test-gpu: $(GPU_INSTALLED) ## run the tests that need a CUDA device, if there is one
+	$(ON_GPU) -m pytest -m gpu
 
 coverage: test ## the same, and the report line by line in htmlcov/
 	$(BIN)/python -m coverage html --quiet
@@ -36,8 +40,8 @@ bench: .venv/installed .venv-peers/installed build/bench/parity_block build/brow
 	  SPEX_PEERS_PYTHON=$(CURDIR)/.venv-peers/bin/python $(BIN)/python $$script || exit 1; \
 	done
 
-bench-gpu: .venv/installed ## measure the kernels on a CUDA device, if there is one, into bench/results/gpu.json
-	$(BIN)/python bench/bench_gpu.py
+bench-gpu: $(GPU_INSTALLED) ## measure the kernels on a CUDA device, if there is one, into bench/results/gpu.json
+	$(ON_GPU) bench/bench_gpu.py
 
 lint: .venv/lint ## check style, types, formatting and spelling
 	git ls-files --cached --others --exclude-standard -z | xargs -0 $(BIN)/pre-commit run --files
@@ -51,8 +55,11 @@ sanitize: build/address/spex_cpp_tests build/thread/spex_cpp_tests ## run the C+
 	build/address/spex_cpp_tests
 	$(FIXED_ADDRESSES) build/thread/spex_cpp_tests
 
-sanitize-gpu: .venv/installed ## run the tests that need a CUDA device under compute-sanitizer
-	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -m gpu
+# Each tensor in memory of its own, so that a kernel is seen to leave it. The sanitizer looks at the kernels alone:
+# errors of CUDA calls are exceptions of torch, and some, of questions that it asks a driver, are none.
+sanitize-gpu: $(GPU_INSTALLED) ## run the tests that need a CUDA device under compute-sanitizer
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --report-api-errors no --error-exitcode 1 \
+	  $(ON_GPU) -m pytest -m gpu
 
 # Where the kernel scatters addresses widely, the thread sanitizer of older compilers refuses to start.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)

@@ -16,7 +16,9 @@ those of the masks that it did not ask for.
 that is best on the other seeds of the same game, which no user can know: beside it stands what
 remains to be gained by choosing, and what the noise of the samples takes. `covered` is the share of
 the coefficients returned whose 95 % interval holds the exact one, where the whole table is known;
-`z` the root mean square of the errors of predictions over their standard deviations. CPU seconds,
+`process` R2 of process.predict, and `z` the root mean square of its errors over their standard
+deviations: of the result before small terms are left out, in the lines that have auto_z; of the
+posterior without its share of a linear fit in those written before. CPU seconds,
 one thread; those of auto hold those of its members.
 """
 

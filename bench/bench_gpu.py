@@ -1,6 +1,6 @@
 """The Triton and CUDA kernels on a CUDA device, beside the floor that a copy there sets.
 
-    make bench-gpu    # or: python bench/bench_gpu.py [--seconds 0.2]
+    make bench-gpu    # or: python bench/bench_gpu.py [--seconds 0.2] [--minutes 7]
 
 Each result is first held to the CPU's. Milliseconds are medians by CUDA events, with the L2 cache
 flushed before each call; `floor` is the time of a device copy of as many bytes, in the same run.
@@ -8,7 +8,9 @@ flushed before each call; `floor` is the time of a device copy of as many bytes,
 where it is installed, up to 2**15 columns; for parity_predict products of dense float32 matrices;
 for masked inference the reference in plain torch on the device. Last come the microseconds that a
 call of each op that the host does not wait for takes on next to nothing, above an empty kernel.
-Without a device it says so and writes nothing.
+After seven minutes no further row is started, and those left out are named. What was measured is
+written whatever happens; a row that is not equal to the CPU says so, and the status is not zero.
+Without a device nothing is measured or written.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import gpu_timing as timing
@@ -70,22 +72,26 @@ def words(*shape: int, seed: int) -> Tensor:
     return torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
 
 
-def fwht_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
-    rows, public = [], public_fwht()
+def fwht_rows(
+    device: torch.device, rate: float, seconds: float, sizes: Sizes, deadline: timing.Deadline
+) -> Iterator[dict]:
+    public = public_fwht()
     for dtype, b in FWHT:
+        size = f"{dtype} b={b} values={sizes.values}".removeprefix("torch.")
+        if not deadline.allows("fwht", size):
+            continue
         small = torch.randint(-9, 10, (4, 1 << b)).to(dtype)
         x = torch.randn(sizes.values >> b, 1 << b, device=device).to(dtype)
         floor = 2 * x.nbytes / rate
-        size = f"{dtype} b={b} values={sizes.values}".removeprefix("torch.")
         for backend in timing.backends("fwht", device):
             call = functools.partial(ops.fwht, backend=backend)
             exact = torch.equal(call(small.to(device)).cpu(), ops.fwht(small))
             ms = timing.milliseconds(lambda call=call, x=x: call(x), seconds)
             name = {"op": "fwht", "size": size, "backend": backend}
-            rows.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact})
+            row = name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": exact}
             if public is not None and b <= 15 and dtype != torch.float64:
-                rows[-1]["over rival"] = timing.milliseconds(lambda x=x: public(x), seconds) / ms
-    return rows
+                row["over rival"] = timing.milliseconds(lambda x=x: public(x), seconds) / ms
+            yield row
 
 
 def public_fwht() -> Callable[[Tensor], Tensor] | None:
@@ -146,7 +152,9 @@ def spex_row(device: torch.device, seconds: float, sizes: Sizes) -> dict:
     return row | {"cpu ms": host, "times": host / ms}
 
 
-def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
+def op_rows(
+    device: torch.device, rate: float, seconds: float, sizes: Sizes, deadline: timing.Deadline
+) -> Iterator[dict]:
     """(op, size, call by a backend, a smaller call on any device, bytes that it has to move)."""
     n, samples, terms = 1024, sizes.samples, sizes.terms
     masks, support = words(samples, n // 64, seed=0).to(device), sparse(terms, n)
@@ -259,8 +267,10 @@ def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> 
     dense = [torch.from_numpy(unpack(x, n)).to(device).float() for x in (masks, support)]
     product = functools.partial(dense_predict, *dense, on["c"].float())
     rivals = {"parity_predict": timing.milliseconds(product, seconds)}
-    cpu, found = torch.device("cpu"), []
+    cpu = torch.device("cpu")
     for op, size, call, smaller, moved in cases:
+        if not deadline.allows(op, size):
+            continue
         expected = smaller(cpu, {})
         for backend in timing.backends(op, device):
             how = {"backend": backend}
@@ -270,10 +280,8 @@ def op_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> 
                 moved / rate,
             )
             name = {"op": op, "size": size, "backend": backend}
-            found.append(name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal})
-            if op in rivals:
-                found[-1]["over rival"] = rivals[op] / ms
-    return found
+            row = name | {"ms": ms, "floor": floor, "of copy": floor / ms, "equal": equal}
+            yield row | ({"over rival": rivals[op] / ms} if op in rivals else {})
 
 
 def prior_of(masks: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -322,29 +330,50 @@ def proxy_row(device: torch.device, sizes: Sizes) -> dict:
     return row | {"times": here[-1] / there[-1], "equal": equal}
 
 
-def all_rows(device: torch.device, rate: float, seconds: float, sizes: Sizes) -> list[dict]:
-    rows = fwht_rows(device, rate, seconds, sizes) + op_rows(device, rate, seconds, sizes)
-    rows += inference_rows(device, rate, seconds, sizes.inference)
-    rows += [spex_row(device, seconds, sizes), proxy_row(device, sizes), boost_row(device, sizes)]
-    return rows + overhead_rows(device)
+def all_rows(
+    device: torch.device, rate: float, seconds: float, sizes: Sizes, deadline: timing.Deadline
+) -> Iterator[dict]:
+    """One at a time: where time runs out, it is the small ones that are left out."""
+    wholes = {
+        "alias + peel + refit": lambda: spex_row(device, seconds, sizes),
+        "proxyspex fit": lambda: proxy_row(device, sizes),
+        "boost, large": lambda: boost_row(device, sizes),
+    }
+    yield from fwht_rows(device, rate, seconds, sizes, deadline)
+    yield from (row() for name, row in wholes.items() if deadline.allows(name))
+    yield from op_rows(device, rate, seconds, sizes, deadline)
+    yield from inference_rows(device, rate, seconds, sizes.inference, deadline)
+    yield from overhead_rows(device, deadline)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=0.2, help="of each measurement")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--minutes", type=float, default=7.0, help="after which no row is started")
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no GPU: nothing was measured")
         return
     device = torch.device("cuda")
-    rate = timing.copy_rate(device, seconds)
-    rows = all_rows(device, rate, seconds, Sizes())
-    table(rows)
-    wrong = [row for row in rows if not row["equal"]]
-    if wrong:
-        sys.exit(f"not equal to the CPU, so no results were written: {wrong}")
+    deadline = timing.Deadline(60 * options.minutes)
+    rate = timing.copy_rate(device, options.seconds)
     about = {"device": torch.cuda.get_device_name(device), "copy_gb_s": rate / 1e6}
-    write("gpu", rows, **about)
+    report(all_rows(device, rate, options.seconds, Sizes(), deadline), deadline, about)
+
+
+def report(rows: Iterator[dict], deadline: timing.Deadline, about: dict) -> None:
+    """Writes the rows, those before an error too; ends with a status if some are wrong."""
+    found = []
+    try:
+        for row in rows:
+            found.append(row)
+    finally:
+        table(found)
+        write("gpu", found, **about, left_out=deadline.left_out)
+    if deadline.left_out:
+        print(f"left out, for want of time: {deadline.left_out}")
+    if wrong := [row for row in found if not row["equal"]]:
+        sys.exit(f"not equal to the CPU: {wrong}")
 
 
 if __name__ == "__main__":

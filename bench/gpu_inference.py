@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import gpu_timing as timing
@@ -98,10 +98,16 @@ def problems(sizes: InferenceSizes, device: torch.device) -> list[Problem]:
 
 
 def inference_rows(
-    device: torch.device, rate: float, seconds: float, sizes: InferenceSizes
-) -> list[dict]:
-    cpu, rows = torch.device("cpu"), []
+    device: torch.device,
+    rate: float,
+    seconds: float,
+    sizes: InferenceSizes,
+    deadline: timing.Deadline,
+) -> Iterator[dict]:
+    cpu = torch.device("cpu")
     for small, large in zip(problems(SMALL, cpu), problems(sizes, device), strict=True):
+        if not deadline.allows(large.op, large.size):
+            continue
         expected = small.solved(cpu, "reference")
         moved = nbytes(large.arguments) + nbytes(large.solved(device, "auto"))
         plain = timing.milliseconds(functools.partial(large.solved, device, "reference"), seconds)
@@ -110,8 +116,7 @@ def inference_rows(
             ms = timing.milliseconds(functools.partial(large.solved, device, backend), seconds)
             name = {"op": large.op, "size": large.size, "backend": backend}
             figures = {"ms": ms, "floor": moved / rate, "of copy": moved / rate / ms}
-            rows.append(name | figures | {"equal": same(found, expected), "over rival": plain / ms})
-    return rows
+            yield name | figures | {"equal": same(found, expected), "over rival": plain / ms}
 
 
 def nbytes(values: Sequence[object]) -> int:

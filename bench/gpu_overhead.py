@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import gpu_timing as timing
 import torch
@@ -43,16 +43,11 @@ def calls(device: torch.device) -> dict[str, Callable[[str], object]]:
     return least
 
 
-def overhead_rows(device: torch.device) -> list[dict]:
+def overhead_rows(device: torch.device, deadline: timing.Deadline) -> Iterator[dict]:
     empty = timing.each(lambda: torch.cuda._sleep(0), device) if device.type == "cuda" else 0.0
-    return [
-        {
-            "op": f"{op}, overhead",
-            "size": "least",
-            "backend": backend,
-            "equal": True,
-            "us": timing.each(lambda call=call, how=backend: call(how), device) - empty,
-        }
-        for op, call in calls(device).items()
-        for backend in timing.backends(op, device)
-    ]
+    for op, call in calls(device).items():
+        for backend in timing.backends(op, device):
+            row = {"op": f"{op}, overhead", "size": "least", "backend": backend, "equal": True}
+            if deadline.allows(row["op"], backend):
+                us = timing.each(lambda call=call, how=backend: call(how), device) - empty
+                yield row | {"us": us}

@@ -10,6 +10,20 @@ import torch
 from spex_core.backend import refusal
 
 
+class Deadline:
+    """After so many seconds no further row is started, but noted as left out."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+        self.left_out: list[str] = []
+
+    def allows(self, *row: str) -> bool:
+        if time.monotonic() < self.end:
+            return True
+        self.left_out.append(" ".join(row))
+        return False
+
+
 def milliseconds(call: Callable[[], object], seconds: float) -> float:
     """The median by CUDA events, with the L2 cache flushed before each call."""
     from triton.testing import do_bench

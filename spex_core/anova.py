@@ -23,6 +23,7 @@ from . import ops
 from .lbfgs import minimise
 from .prior import Terms
 from .ridge import one_thread
+from .transfers import down, up
 
 FLOOR = 1e-6  # of the noise, so that repeated masks and functions without noise can be factored
 # Centres and spreads of the priors on log variances by order, and on log noise.
@@ -59,7 +60,8 @@ class Anova:
     variances: Tensor
 
     def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
-        return ops.anova_kernel(masks, others, self.relevances, self.variances)
+        given = (up(x, masks.device) for x in (self.relevances, self.variances))
+        return ops.anova_kernel(masks, others, *given)
 
     def variance(self, terms: Terms) -> np.ndarray:
         """The prior variance of each term: float64 (S,)."""
@@ -86,9 +88,11 @@ def fit_anova(
 ) -> Tensor:
     """theta of the highest posterior density that so many steps of L-BFGS find.
 
-    Args: masks: packed int64 (T, W). values: float64 (T,), of mean 0 and variance about 1.
+    Args: masks: packed int64 (T, W), of any device. values: float64 (T,) of the host, of mean 0 and
+          variance about 1.
           start: theta of a like problem, with as many orders; None starts from equal relevances.
     """
+    values = up(values, masks.device)
     return minimise(
         lambda theta: negative_log_posterior(masks, values, n, taste, theta),
         start_of(n, taste) if start is None else start,
@@ -114,11 +118,13 @@ def kernel_of(theta: Tensor, n: int) -> Anova:
 def negative_log_posterior(
     masks: Tensor, values: Tensor, n: int, taste: Taste, theta: Tensor
 ) -> tuple[float, Tensor]:
-    """The objective and its gradient, but for constants."""
+    """The objective and its gradient, but for constants, on the host: theta and what comes back are
+    small, the matrices stay where masks and values are."""
     relevances = (theta[:n] - theta[:n].max()).exp()
     variances = torch.cat([torch.ones(1, dtype=torch.float64), theta[n:-1].exp()])
     noise = float(theta[-1].exp())
-    matrix = ops.anova_kernel(masks, masks, relevances, variances)
+    given = up(relevances, masks.device), up(variances, masks.device)
+    matrix = ops.anova_kernel(masks, masks, *given)
     matrix.diagonal().add_(noise + FLOOR)
     with one_thread():
         factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -128,12 +134,13 @@ def negative_log_posterior(
         dual = inverse @ values
         value = 0.5 * float(values @ dual) + float(factor.diagonal().log().sum())
         slope = inverse.addmm_(dual[:, None], dual[None], alpha=-1.0)  # twice d value / d matrix
-    by_relevance, by_variance = ops.anova_kernel_grad(masks, masks, relevances, variances, slope)
+    found = ops.anova_kernel_grad(masks, masks, *given, slope)
+    by_relevance, by_variance = (down(x) for x in found)
     gradient = 0.5 * torch.cat(
         [
             by_relevance * relevances,
             by_variance[1:] * variances[1:],
-            noise * slope.diagonal().sum()[None],
+            noise * down(slope.diagonal().sum()[None]),
         ]
     )
     away, spreads = theta - centres(n, taste), prior_spreads(n, taste)

@@ -3,6 +3,7 @@ they predict samples left out best."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from .prefixes import BRANCHING
 from .prior import Terms
 from .proxy import LEVELS, LeftOut, ProxyFit, fit_default, mean_of
 from .ridge import leave_one_out
-from .sums import added, largest, stderr_of
+from .sums import added, errors_of, with_others
 from .transform import r2
 from .uniform import Algorithm, UniformRecipe
 
@@ -116,15 +117,20 @@ def stack(
     terms: int | None,
     recipe: AutoRecipe,
 ) -> GpFit:
-    """The members in their shares: coefficients are added up.
+    """The members in their shares: coefficients are added up. One member alone where there is no
+    place for the terms of all: that was scored with the terms it has, no sum was after a cut.
 
     Args: masks: packed int64 (T, W). values: float64 (T,). process: None where it is no member.
           terms: to keep, at most.
     """
-    rows, fits = left_out(proxy, process)
-    if n > recipe.most_linear:
-        del fits["linear"]
+    rows, fits, small = left_out(proxy, process)
     truth = values.numpy()[rows]
+    if n > recipe.most_linear or (terms is not None and n > terms):
+        del fits["linear"]
+    single = [single_features(n)] * ("linear" in fits)
+    supports = [one.support for one in (proxy, process) if one is not None] + single
+    if terms is not None and len(torch.cat(supports).unique(dim=0)) > terms + 1:
+        recipe = dataclasses.replace(recipe, parts=1)
     shares = shares_of(fits, truth, recipe)
     members: dict[str, ProxyFit] = {"proxyspex": proxy}
     if process is not None:
@@ -133,12 +139,10 @@ def stack(
         members["linear"] = linear_fit(masks, values, n)
     used = [(members[name], share) for name, share in shares.items() if share]
     support, coefs = added([(one.support, one.coefs * share) for one, share in used])
-    support, coefs = largest(support, coefs, terms)
     mixed = np.stack([share * fits[name] for name, share in shares.items()]).sum(0)
     scores = ", ".join(f"{name} {r2(truth, fit):.3f}" for name, fit in fits.items())
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
-    posterior = None if process is None or not shares["gpspex"] else process.process
-    return GpFit(
+    total = GpFit(
         support=support,
         coefs=coefs,
         r2=r2(truth, mixed),
@@ -147,20 +151,39 @@ def stack(
         effective=min(sum(share * one.effective for one, share in used), float(len(coefs))),
         note=f"{note}; R2 on samples left out: {scores}",
         predicted=LeftOut(rows, mixed, fits.get("linear", mixed)),
-        stderr=None if posterior is None else stderr_of(posterior, support, coefs),
-        process=posterior,
     )
+    if process is None or not shares["gpspex"]:
+        return total
+    total = dataclasses.replace(total, r2_process=r2(truth, mixed + shares["gpspex"] * small))
+    others = [(one.support, one.coefs * share) for one, share in used if one is not process]
+    return with_process(total, process, shares["gpspex"], others)
 
 
-def left_out(proxy: ProxyFit, process: GpFit | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Samples that both were scored on, and what the members make of them."""
+def with_process(
+    total: GpFit, process: GpFit, share: float, others: list[tuple[Tensor, Tensor]]
+) -> GpFit:
+    """The stack with the errors and the process of GPSPEX, which has a share beside others."""
+    assert process.process is not None  # fit_gp has made it
+    stderr, missed = errors_of(process.process, total.support, total.coefs)
+    whole = with_others(process.process, share, others)
+    return dataclasses.replace(total, stderr=stderr, missed=missed, process=whole)
+
+
+def left_out(
+    proxy: ProxyFit, process: GpFit | None
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Samples that both were scored on, what the members make of them, and what the small terms
+    that GPSPEX leaves out would add."""
     ours, theirs = proxy.predicted, None if process is None else process.predicted
     assert ours is not None  # the default recipe says
-    if theirs is None:
-        return ours.rows, {"linear": ours.linear, "proxyspex": ours.fitted}
+    if process is None or theirs is None or process.whole is None:
+        fits = {"linear": ours.linear, "proxyspex": ours.fitted}
+        return ours.rows, fits, np.zeros(len(ours.rows))
     rows, own, other = np.intersect1d(ours.rows, theirs.rows, return_indices=True)
-    fits = ours.linear[own], ours.fitted[own], theirs.fitted[other]
-    return rows, dict(zip(MEMBERS, fits, strict=True))
+    fits = dict(
+        zip(MEMBERS, (ours.linear[own], ours.fitted[own], theirs.fitted[other]), strict=True)
+    )
+    return rows, fits, (process.whole - theirs.fitted)[other]
 
 
 def shares_of(
@@ -191,11 +214,16 @@ def simplex(members: int, parts: int) -> np.ndarray:
     return steps[steps.sum(1) == parts] / parts
 
 
+def single_features(n: int) -> Tensor:
+    """The constant and all single features, packed."""
+    single = Terms(n, np.arange(n, dtype=np.int32)[:, None]).packed()
+    return torch.cat([single.new_zeros(1, single.shape[1]), single])
+
+
 def linear_fit(masks: Tensor, values: Tensor, n: int) -> ProxyFit:
     """Ridge regression on single features and a constant, at the level of least leave-one-out
     error."""
-    single = Terms(n, np.arange(n, dtype=np.int32)[:, None]).packed()
-    support = torch.cat([single.new_zeros(1, single.shape[1]), single])
+    support = single_features(n)
     mean = mean_of(values)
     found = leave_one_out(masks, values - mean, support, LEVELS * n)
     coefs = found.coefs.clone()

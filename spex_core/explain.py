@@ -29,7 +29,7 @@ from .value_function import ValueFunction
 NAMED: dict[str, Callable[..., Found]] = {"proxyspex": proxyspex, "gpspex": gpspex, "spex": spex}
 PILOT, MOST_PILOT = 0.2, 2000  # share of the budget, and masks, that decide whether SPEX is tried
 GOOD = 0.8  # R2 of the pilot from which it is not
-GAIN = 0.02  # of R2, on the pilot, for which it is preferred to the stack
+GAIN = 0.005  # of R2, on the pilot, for which it is preferred to the stack
 BITS = 5  # a group, that the rest of the budget has to allow
 
 
@@ -66,9 +66,10 @@ def explain(
        one output, a fifth of the budget (at most 2,000 uniform masks) leaves enough for 32 bins a
        group, and the stack has an R2 below 0.8 on that fifth: as it has for functions of high
        order with nothing inside (bench/bench_explain.py). Scored on the fifth, which it has not
-       seen, SPEX is the result if it beats the stack by 0.02. That is then fitted to all masks,
-       those of SPEX included, so none is lost. The same call with the same `store` goes on where
-       it was; resume() goes on with the uniform masks alone, without SPEX.
+       seen, SPEX is the result if it beats the stack by 0.005, the stack then being fitted to all
+       masks, those of SPEX included, so none is lost. So SPEX is among the members that the
+       result is not worse than only where it is tried. The same call with the same `store` goes on
+       where it was; resume() goes on with the uniform masks alone, without SPEX.
 
     Args:
         f, n, features, prefix_sharing, seed, batch_size, known, store, patience: as in
@@ -80,7 +81,8 @@ def explain(
             the rest.
     Returns: an Explanation; for q outputs a list of q. `report.algorithm` is "auto" or "spex", and
              `report.plan` has the shares and R2 of all. Where GPSPEX has a share,
-             `transform.stderr` holds standard errors and `process` GPSPEX's own posterior.
+             `transform.stderr` holds standard errors, and `process.predict(masks)` predicts what
+             the stack does, with errors.
     Raises:  TypeError, ValueError for bad arguments, before f is called; EvaluationError if f
              fails, holding what was paid for.
     Cost:    f aside, that of ProxySPEX and of GPSPEX together.

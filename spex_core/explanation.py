@@ -56,8 +56,10 @@ class Report:
         seconds: stage -> wall seconds.
         moved: of a run on a device, the bytes of tensors that went "to_device" and "to_host".
         warnings: what the user should know.
-        r2_process, missed: of GPSPEX: R2 of the whole process, where r2 is of the terms kept, and
-        the share of the variance of its mean that the others hold; None for other algorithms.
+        r2_process, missed: of GPSPEX, and of a stack where it has a share: R2, on the same masks,
+        of what process.predict predicts, the result before small terms are left out, where r2 is of
+        the terms kept; and the share of the variance of GPSPEX's posterior mean, a linear fit or
+        other members apart, that is in terms left out. None for other algorithms.
     """
 
     algorithm: str
@@ -127,8 +129,8 @@ class Report:
         if self.r2_process is None or self.missed is None:
             return ""
         return (
-            f"; the whole process {self.r2_process:.4f}, with {self.missed:.2%} of its variance in "
-            "terms left out"
+            f"; with all terms {self.r2_process:.4f}, those left out hold {self.missed:.2%} of the "
+            "posterior's variance"
         )
 
 
@@ -140,7 +142,8 @@ class Explanation:
         transform: the recovered set function, a SparseTransform.
         features: n names, for printing; keys of every result are indices.
         report: how it was found.
-        process: of GPSPEX, the posterior, for predictions with error bars; not saved.
+        process: of GPSPEX, and of a stack where it has a share: process.predict(masks) are values
+        with error bars, before small terms are left out; not saved.
         picture: of a value function of an image, that image, small, and where its features are.
     """
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from .codes import BchCode
 
 Call = tuple[tuple, dict]  # arguments, options
+MOST_CODES = 16  # as many as bch_code remembers
+_codes: dict[tuple[int, ...], BchCode] = {}  # by n and the places of the tables, which they hold
 
 
 def some() -> torch.SymInt:
@@ -47,10 +49,16 @@ def whole_code(
     *tensors: Tensor,
     **options,
 ) -> Call:
-    parities, t = syndromes.shape
-    sizes = {"n": n, "t": t, "m": len(log).bit_length() - 1, "parities": parities}
-    tables = {"exp": exp, "log": log, "syndromes": syndromes, "columns": columns}
-    return (x, BchCode(**sizes, **tables), *tensors), options
+    """The same code for the same tables, whose copies on a device are kept beside it."""
+    place = (n, *(table.data_ptr() for table in (exp, log, syndromes, columns)))
+    if place not in _codes:
+        parities, t = syndromes.shape
+        sizes = {"n": n, "t": t, "m": len(log).bit_length() - 1, "parities": parities}
+        tables = {"exp": exp, "log": log, "syndromes": syndromes, "columns": columns}
+        if len(_codes) == MOST_CODES:
+            del _codes[next(iter(_codes))]
+        _codes[place] = BchCode(**sizes, **tables)
+    return (x, _codes[place], *tensors), options
 
 
 def flat_boost(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from . import resident
 from .auto import auto_algorithm
 from .errors import check
 from .explanation import Explanation
 from .gpspex import gp_algorithm
 from .proxyspex import proxy_algorithm
-from .uniform import explain_samples
+from .uniform import Algorithm, explain_samples
 
-MAKERS = {"proxyspex": proxy_algorithm, "gpspex": gp_algorithm, "auto": auto_algorithm}
+MAKERS: dict[str, Callable[..., Algorithm]] = {
+    "proxyspex": proxy_algorithm,
+    "gpspex": gp_algorithm,
+    "auto": auto_algorithm,
+}
 
 
 def fit(
@@ -27,6 +33,7 @@ def fit(
     degree: int | None = None,
     terms: int | None = None,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Explanation | list[Explanation]:
     """An explanation from masks and values that are there already.
 
@@ -39,6 +46,8 @@ def fit(
              algorithm: "proxyspex"; "gpspex" for up to 5,000 masks; or "auto", a stack of both
              and a linear fit, as explain() says. The others: as in the function of that name, whose
              preset, degree and terms differ.
+             device: for "gpspex", where its trees and matrices are made; then as many masks as its
+             memory holds. Masks go there once, as does what gpspex() names.
     Returns: an Explanation; for values (T, q) a list of q.
     Raises:  TypeError, ValueError.
     """
@@ -47,5 +56,12 @@ def fit(
         "fit: algorithm must be 'proxyspex', 'gpspex' or 'auto', for masks at random, got {!r}",
         algorithm,
     )
-    make = MAKERS[algorithm]
-    return explain_samples(make("fit", preset, degree, terms, seed), masks, values, features)
+    device = resident.usable_device("fit", device, None, {})
+    check(
+        device.type == "cpu" or algorithm == "gpspex",
+        "fit: device must be 'cpu' with algorithm={!r}, got {}",
+        *(algorithm, device),
+    )
+    there = {"device": device} if algorithm == "gpspex" else {}
+    made = MAKERS[algorithm]("fit", preset, degree, terms, seed, **there)
+    return explain_samples(made, masks, values, features)

@@ -7,10 +7,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from . import resident_fit
 from .anova import Anova, kernel_of, linear
+from .checks import readable
 from .gp_folds import (
     GP_DEFAULT,
     GpRecipe,
@@ -24,9 +27,10 @@ from .gp_folds import (
 )
 from .gp_prior import Listed, mixture_of
 from .gp_process import Process, missed_share, posterior, spectrum
-from .prior import choose_support
-from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of
-from .sums import added, largest, stderr_of
+from .prior import Spectra, choose_support
+from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of, strongest
+from .sums import added, errors_of, with_others
+from .transfers import up
 from .transform import r2
 
 
@@ -36,16 +40,21 @@ class GpFit(ProxyFit):
 
     Attributes:
         stderr: float64 (S,), posterior standard deviations of coefs.
-        r2_process: of the whole process, on the same samples as r2; None where that is not what
-        the coefficients are of.
-        missed: share of the variance of the process's mean that the terms left out hold.
-        process: for predictions with error bars; None where every mask there is was evaluated.
+        r2_process: of what process.predict predicts, the result before small terms are left out, on
+        the same samples as r2.
+        missed: share of the variance of the posterior mean that the terms left out hold.
+        process: the posterior and what the result adds to it; for predictions with error bars.
+        whole: float64 (R,), what such a result makes of the samples left out (see `predicted`)
+        before small terms are left out.
+
+    All None where there is no process: every mask there is was evaluated, or the stack has none.
     """
 
     stderr: Tensor | None = None
     r2_process: float | None = None
     missed: float | None = None
     process: Process | None = None
+    whole: np.ndarray | None = None
 
 
 def fit_gp(
@@ -62,7 +71,8 @@ def fit_gp(
 ) -> list[GpFit]:
     """Each output by itself; all share the masks, the folds and one call of the boosting kernel.
 
-    Args: masks: packed int64 (T, W), T >= 8. values: float64 (q, T), no row all equal.
+    Args: masks: packed int64 (T, W), T >= 8, of the host or a device, where trees and all matrices
+          are made then. values: float64 (q, T) of the host, no row all equal.
           degree: the largest order of a term. terms: to keep, at most; None as the recipe says.
           trees: whether the spectrum of boosted trees is one of the priors.
           together: so many neighbours are in one fold, because their masks are alike.
@@ -74,7 +84,7 @@ def fit_gp(
     known: list[tuple | None] = [None] * len(y)
     if trees:
         top = y.abs().amax(1, keepdim=True)  # as boosting is tuned for
-        for i, spectra in enumerate(bag_spectra(masks, y / top, n, fold, degree, DEFAULT)):
+        for i, spectra in enumerate(spectra_of(masks, y / top, n, fold, degree)):
             known[i] = (spectra, *choose_support(spectra, recipe.listed))
     fits = []
     for i, row in enumerate(y):
@@ -83,74 +93,78 @@ def fit_gp(
     return fits
 
 
+def spectra_of(masks: Tensor, y: Tensor, n: int, fold: np.ndarray, degree: int) -> list[Spectra]:
+    """The spectra of trees, grown where the masks are."""
+    if readable(masks):
+        return bag_spectra(masks, y, n, fold, degree, DEFAULT)
+    y, there = up(y, masks.device), up(torch.from_numpy(fold), masks.device)
+    count = int(fold.max()) + 1
+    found = resident_fit.bag_spectra(masks, y, n, there, count, degree, DEFAULT)
+    return [spectra.on_host() for spectra in found]
+
+
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> GpFit:
     """The mixture of priors or, where that predicts samples left out better, a linear fit; and some
     of both where the mixture is not clearly better."""
     recipe, values = problem.recipe, problem.values
     if terms is None:
-        terms = int(recipe.share * len(values))
-        terms = min(max(terms, recipe.least_terms), recipe.most_terms)
+        terms = recipe.terms_of(len(values), problem.n)
     trials = [trial(problem, k) for k in problem.looked_at()]
     shares, level, linear_level = compare(problem, trials)
     scored = score(problem, trials, shares, level, linear_level, terms)
-    scores, surprise, predicted = dict(scored.r2), scored.surprise["process"], scored.predicted
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
     if scored.straight == 1.0:
-        shares, level, surprise = {"linear": 1.0}, linear_level, scored.surprise["linear"]
-        scores["terms"] = scores["process"] = scores["linear"]
-        predicted = dataclasses.replace(predicted, fitted=predicted.linear)
+        shares, level = {"linear": 1.0}, linear_level
         note = "linear, the best on samples left out"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
     hidden = recipe.hidden * level / sum(math.comb(problem.n, d) for d in range(problem.degree + 1))
-    process = dataclasses.replace(process, scale=process.scale * surprise, hidden=hidden)
+    scale = process.scale * scored.surprise
+    process = dataclasses.replace(process, scale=scale, hidden=hidden)
     kept, coefs, prior = spectrum(process, terms, recipe.candidates)
+    predicted, truth = scored.predicted, values.numpy()[scored.predicted.rows]
     fit = GpFit(
         support=kept.packed(),
         coefs=in_units(process, coefs),
-        r2=scores["terms"],
-        r2_linear=scores["linear"],
-        left_out=scored.samples,
+        r2=r2(truth, predicted.fitted),
+        r2_linear=r2(truth, predicted.linear),
+        left_out=len(truth),
         effective=min(process.effective(), float(len(coefs))),
         note=f"{int(problem.fold.max()) + 1} folds; prior {note}",
         predicted=predicted.in_units(mean, unit),
         stderr=process.stderr(kept, prior),
-        r2_process=scores["process"],
+        r2_process=r2(truth, scored.whole),
         missed=missed_share(process, coefs),
         process=process,
+        whole=scored.whole * unit + mean,
     )
-    if 0.0 < scored.straight < 1.0 and problem.n <= terms:  # else the line would lose features
+    if 0.0 < scored.straight < 1.0:
         return hedged(fit, problem, scored.straight, linear_level, terms)
     return fit
 
 
 def hedged(fit: GpFit, problem: Problem, share: float, linear_level: float, terms: int) -> GpFit:
-    """The fit with a share of a linear one: coefficients and predictions are added up; errors are
-    those under the process, whose means are others then."""
-    process, predicted = fit.process, fit.predicted
-    assert process is not None  # fit_problem has made both
-    assert predicted is not None
+    """The fit with a share of a linear one, as it has been scored: coefficients are added up;
+    errors are those under the process, whose means are others then."""
+    process = fit.process
+    assert process is not None  # fit_problem has made it
     straight = mixture_of({"linear": linear(problem.n)}, {"linear": 1.0})
     line = posterior(problem.n, problem.masks, problem.values, straight, linear_level)
     line = dataclasses.replace(line, mean=process.mean, unit=process.unit)
     kept, coefs, _ = spectrum(line, problem.n, problem.recipe.candidates)
-    parts = [
-        (fit.support, (1.0 - share) * fit.coefs),
-        (kept.packed(), share * in_units(line, coefs)),
-    ]
-    support, coefs = largest(*added(parts), terms)
-    mixed = (1.0 - share) * predicted.fitted + share * predicted.linear
-    truth = problem.values.numpy() * process.unit + process.mean
+    of_line = kept.packed(), share * in_units(line, coefs)
+    support, coefs = strongest(*added([(fit.support, (1.0 - share) * fit.coefs), of_line]), terms)
+    stderr, missed = errors_of(process, support, coefs)
     effective = (1.0 - share) * fit.effective + share * line.effective()
     return dataclasses.replace(
         fit,
         support=support,
         coefs=coefs,
-        r2=r2(truth[predicted.rows], mixed),
         effective=min(effective, float(len(coefs))),
         note=f"{fit.note}; with {share:.0%} of a linear fit, which may be as good",
-        predicted=dataclasses.replace(predicted, fitted=mixed),
-        stderr=stderr_of(process, support, coefs),
+        stderr=stderr,
+        missed=missed,
+        process=with_others(process, 1.0 - share, [of_line]),
     )
 
 
@@ -176,7 +190,7 @@ def final_priors(
     if starts:
         y = problem.values[rows]
         thetas = fit_tastes(
-            problem, problem.masks[rows], y - mean_of(y), starts, problem.recipe.steps[1]
+            problem, problem.masks_at(rows), y - mean_of(y), starts, problem.recipe.steps[1]
         )
     priors = {"linear": linear(problem.n)} | problem.tree_priors(None)
     return priors | {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}

@@ -20,6 +20,7 @@ from .errors import check, check_int
 from .gp_process import Process
 from .prior import Terms
 from .ridge import one_thread, signs
+from .transfers import down, up
 
 QUANTITIES = ("function", "first")
 CANDIDATES = 8  # for each mask asked for, and FEWEST at least
@@ -80,7 +81,7 @@ def propose(
 def fresh(process: Process, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct masks that the process has not seen, and what it sees of them."""
     narrow = process.narrow(rows)
-    names = np.concatenate([process.masks.numpy(), narrow.numpy()])
+    names = np.concatenate([down(process.masks).numpy(), narrow.numpy()])
     _, first = np.unique(names, axis=0, return_index=True)
     new = torch.from_numpy(np.sort(first[first >= len(process.masks)]) - len(process.masks))
     return rows[new], narrow[new]
@@ -89,23 +90,26 @@ def fresh(process: Process, rows: Tensor) -> tuple[Tensor, Tensor]:
 def chosen(process: Process, masks: Tensor, count: int, probes: Tensor | None) -> Tensor:
     """Places of the masks chosen: int64 (count,). probes: packed (R, W); None for the coefficients
     of single features."""
-    n = process.n
+    n, masks = process.n, process.there(masks)
     inner = process.mixture.covariance(masks, process.masks).T  # (T, C)
     if probes is None:
         single = Terms(n, np.arange(n, dtype=np.int32)[:, None])
-        prior = torch.from_numpy(process.mixture.variance(single))[:, None]
+        given = single.packed(), torch.from_numpy(process.mixture.variance(single))[:, None]
+        support, prior = (up(x, masks.device) for x in given)
         at_samples, at_masks = (
-            signs(ops.parity_bits(x, single.packed()), len(x)).double() * prior
+            signs(ops.parity_bits(x, support), len(x)).double() * prior
             for x in (process.masks, masks)
         )
     else:
+        probes = process.there(probes)
         at_samples = process.mixture.covariance(probes, process.masks)
         at_masks = process.mixture.covariance(probes, masks)
     with one_thread():
         solved = torch.linalg.solve_triangular(process.factor, inner, upper=False)
         told = torch.linalg.solve_triangular(process.factor, at_samples.T, upper=False)
         covariance = process.mixture.covariance(masks, masks).addmm_(solved.T, solved, alpha=-1.0)
-        return greedy(covariance, at_masks - told.T @ solved, process.level, count)
+        with_quantities = at_masks - told.T @ solved
+        return greedy(down(covariance), down(with_quantities), process.level, count)
 
 
 def greedy(covariance: Tensor, with_quantities: Tensor, level: float, count: int) -> Tensor:

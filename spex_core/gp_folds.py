@@ -12,10 +12,11 @@ from torch import Tensor
 from . import ops
 from .anova import Anova, Taste, fit_anova, kernel_of, linear
 from .gp_prior import Listed, Mixture, mixture_of
-from .gp_process import posterior, spectrum
+from .gp_process import Process, posterior, spectrum
 from .prior import Spectra, Terms, prior_variances
-from .proxy import LEVELS, LeftOut, largest, mean_of, path_errors, shares_of
-from .transform import r2
+from .proxy import ALL_LINEAR, LEVELS, LeftOut, largest, mean_of, path_errors, shares_of, strongest
+from .sums import added
+from .transfers import down, up
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class GpRecipe:
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
         least_terms, share, most_terms: terms kept are this share of the samples, within bounds.
+        most_single: features up to which all of them have a place among the terms.
     """
 
     spreads: tuple[tuple[int, float], ...] = ((2, 0.7), (0, 0.5), (0, 1.0), (0, 2.0))
@@ -61,6 +63,7 @@ class GpRecipe:
     least_terms: int = 1024
     share: float = 0.5
     most_terms: int = 8192
+    most_single: int = ALL_LINEAR
 
     def tastes(self, degree: int) -> list[Taste]:
         """Without repetitions where the degree is small."""
@@ -71,6 +74,11 @@ class GpRecipe:
         fewest, most = self.folds
         return min(max(self.dealt // samples, fewest), most)
 
+    def terms_of(self, samples: int, n: int) -> int:
+        """Terms to keep where nobody says how many."""
+        terms = min(max(int(self.share * samples), self.least_terms), self.most_terms)
+        return max(terms, min(n, self.most_single))
+
 
 GP_DEFAULT = GpRecipe()
 
@@ -80,7 +88,8 @@ class Problem:
     """One output of mean 0 and variance 1, its folds, and what trees say of it.
 
     Attributes:
-        masks: packed int64 (T, W). values: float64 (T,). fold: int64 (T,).
+        masks: packed int64 (T, W); where they are, on a device or the host, matrices of (T, T) are.
+        values: float64 (T,) of the host. fold: int64 (T,).
         trees: the spectra of the bags, the terms of the trees' prior and their rows in the spectra;
         None without trees.
     """
@@ -97,6 +106,9 @@ class Problem:
         """Samples outside fold k and in it."""
         parts = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
         return tuple(torch.from_numpy(part) for part in parts)
+
+    def masks_at(self, rows: Tensor) -> Tensor:
+        return self.masks[up(rows, self.masks.device)]
 
     def looked_at(self) -> range:
         """Folds: all of a small problem, else a few."""
@@ -135,18 +147,17 @@ class Scores:
     """On samples left out.
 
     Attributes:
-        samples: how many. r2: of "process", "terms" and "linear".
         straight: the share of a linear fit that the result is to have.
-        surprise: of "process" and "linear", the mean square of the errors over their standard
+        surprise: of the result's process, the mean square of the errors over their standard
         deviations, one where those are right.
-        predicted: the samples and what the terms and the linear fit make of them.
+        predicted: the samples, and what the result and a linear fit make of them.
+        whole: float64 (R,), what the result makes of them before small terms are left out.
     """
 
-    samples: int
-    r2: dict[str, float]
     straight: float
-    surprise: dict[str, float]
+    surprise: float
     predicted: LeftOut
+    whole: np.ndarray
 
 
 def spread_out(rows: Tensor, most: int) -> Tensor:
@@ -158,12 +169,12 @@ def spread_out(rows: Tensor, most: int) -> Tensor:
 def trial(problem: Problem, k: int) -> Trial:
     """The priors fitted outside fold k, each kernel from where the one before it ended."""
     inside, outside = (spread_out(part, problem.recipe.compared) for part in problem.split(k))
-    masks, y = problem.masks[inside], problem.values[inside]
+    masks, y = problem.masks_at(inside), problem.values[inside]
     y = y - mean_of(y)
     thetas = fit_tastes(problem, masks, y, {}, problem.recipe.steps[0])
     priors = {"linear": linear(problem.n)} | problem.tree_priors(k)
     priors |= {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
-    rows = problem.masks[torch.cat([inside, outside])]
+    rows = problem.masks_at(torch.cat([inside, outside]))
     covariances = {
         name: prior.covariance(rows, masks).add_(1.0).float() for name, prior in priors.items()
     }
@@ -231,24 +242,26 @@ def score(
     linear_level: float,
     terms: int,
 ) -> Scores:
-    """How well the mixture's process, its `terms` largest terms, and a linear fit predict samples
-    left out."""
+    """How well the largest `terms` of the mixture's process, of a linear fit, or of both predict
+    samples left out; of both only where a linear fit has no more."""
     folds = int(problem.fold.max()) + 1
     parts = [
         predictions(problem, one, mixture_of(one.priors, shares), level, linear_level, terms)
         for one in trials[: -(-problem.recipe.scored * folds // len(problem.values))]
     ]
-    left_out = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    rows = left_out.pop("rows")
-    stderr = {name: left_out.pop(f"{name} stderr") for name in ("process", "linear")}
-    values = problem.values.numpy()[rows]
-    squares = {name: (fit - values) ** 2 for name, fit in left_out.items()}
+    by = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = problem.values.numpy()[by["rows"]]
+    squares = {name: (by[name] - values) ** 2 for name in ("process", "terms", "linear", "line")}
+    straight = share_of_line(squares["terms"], squares["line"], problem.recipe)
+    if straight < 1.0 and problem.n > terms:
+        straight = 0.0
+    process = "linear" if straight == 1.0 else "process"
+    fitted = {0.0: by["terms"], 1.0: by["line"]}.get(straight, by["both"])
     return Scores(
-        samples=len(values),
-        r2={name: r2(values, fit) for name, fit in left_out.items()},
-        straight=share_of_line(squares["terms"], squares["linear"], problem.recipe),
-        surprise={name: float((squares[name] / x**2).mean()) for name, x in stderr.items()},
-        predicted=LeftOut(rows, left_out["terms"], left_out["linear"]),
+        straight=straight,
+        surprise=float((squares[process] / by[f"{process} stderr"] ** 2).mean()),
+        predicted=LeftOut(by["rows"], fitted, by["linear"]),
+        whole=(1.0 - straight) * by["process"] + straight * by["linear"],
     )
 
 
@@ -276,21 +289,47 @@ def predictions(
     problem: Problem, one: Trial, mixture: Mixture, level: float, linear_level: float, terms: int
 ) -> dict[str, np.ndarray]:
     """All samples in a fold, and what those outside it make of them: by the process and by a linear
-    fit, with their standard errors, and by the largest terms of the process."""
+    fit, with their standard errors, by the largest terms of either ("terms", "line") and of their
+    sum ("both")."""
     inside, outside = problem.split(one.fold)
-    masks, y, unseen = problem.masks[inside], problem.values[inside], problem.masks[outside]
+    masks, unseen = (problem.masks_at(rows) for rows in (inside, outside))
+    y = problem.values[inside]
     fitted = posterior(problem.n, masks, y, mixture, level)
-    mean, stderr = fitted.predict(unseen)
-    kept, coefs, _ = spectrum(fitted, terms, problem.recipe.candidates)
-    coefs[0] += fitted.mean
+    mean, stderr = fitted.predict_there(unseen)
+    kept = transform_of(fitted, terms, problem.recipe)
+    from_terms = values_at(unseen, *kept)
     linear = mixture_of(one.priors, {"linear": 1.0})
     straight = posterior(problem.n, masks, y, linear, linear_level)
-    line, line_stderr = straight.predict(unseen)
+    line, line_stderr = straight.predict_there(unseen)
+    kept_line, from_line = transform_of(straight, terms, problem.recipe), line
+    if problem.n > terms:
+        from_line = values_at(unseen, *kept_line)
+    share = problem.recipe.hedge
+    both = added([(kept[0], (1.0 - share) * kept[1]), (kept_line[0], share * kept_line[1])])
+    from_both = (1.0 - share) * from_terms + share * from_line
+    if len(both[1]) > terms + 1:
+        from_both = values_at(unseen, *strongest(*both, terms))
     return {
         "rows": outside.numpy(),
         "process": mean,
         "process stderr": stderr,
-        "terms": ops.parity_predict(unseen, kept.packed(), coefs).numpy(),
+        "terms": from_terms,
         "linear": line,
         "linear stderr": line_stderr,
+        "line": from_line,
+        "both": from_both,
     }
+
+
+def transform_of(process: Process, terms: int, recipe: GpRecipe) -> tuple[Tensor, Tensor]:
+    """The constant and the largest terms of a process whose unit is one, packed, and their
+    coefficients."""
+    kept, coefs, _ = spectrum(process, terms, recipe.candidates)
+    coefs[0] += process.mean
+    return kept.packed(), coefs
+
+
+def values_at(masks: Tensor, support: Tensor, coefs: Tensor) -> np.ndarray:
+    """What a transform of the host makes of masks of any device: float64 (rows,)."""
+    there = up(support, masks.device), up(coefs, masks.device)
+    return down(ops.parity_predict(masks, *there)).numpy()

@@ -1,13 +1,18 @@
-"""How many samples a Gaussian process can take on this machine, said before anything is made."""
+"""How many samples a Gaussian process can take on this machine, or a device of it, said before
+anything is made."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import torch
+
+from . import resident
 from .errors import check
 
-MAX_SAMPLES = 5000
+CPU = torch.device("cpu")
+MAX_SAMPLES = 5000  # on the host
 MATRICES = 10  # float64 (T, T) that are there at once, at the most
 LONGEST = 120.0  # seconds on one core that a fit may take where nobody asked for it by name
 
@@ -23,21 +28,24 @@ def available_bytes() -> int | None:
         return None
 
 
-def check_samples_fit(name: str, samples: int) -> None:
-    """Refuse samples beyond MAX_SAMPLES, or whose matrices are larger than the memory that is
-    free."""
+def check_samples_fit(name: str, samples: int, device: torch.device = CPU) -> None:
+    """Refuse samples whose matrices are larger than the memory that is free there or, on the host,
+    that are more than MAX_SAMPLES."""
+    on_host = device.type == "cpu"
     check(
-        samples <= MAX_SAMPLES,
+        not on_host or samples <= MAX_SAMPLES,
         "{} must be at most {:,} for a Gaussian process, whose cost is their cube, got {:,}: "
         "proxyspex() (algorithm='proxyspex') takes any number",
         *(name, MAX_SAMPLES, samples),
     )
-    needed, there = MATRICES * 8 * samples**2, available_bytes()
+    needed = MATRICES * 8 * samples**2
+    there = available_bytes() if on_host else resident.free_bytes(device)
     check(
         there is None or needed <= there,
-        "{} must be fewer for this machine: {:,} need {:,} MB for matrices, {:,} MB are free; "
+        "{} must be fewer for {}: {:,} need {:,} MB for matrices, {:,} MB are free; "
         "proxyspex() (algorithm='proxyspex') needs far less",
-        *(name, samples, needed >> 20, (there or 0) >> 20),
+        *(name, "this machine" if on_host else device, samples),
+        *(needed >> 20, (there or 0) >> 20),
     )
 
 

@@ -17,6 +17,7 @@ from . import ops
 from .anova import Anova
 from .prior import Terms
 from .ridge import one_thread, signs
+from .transfers import down, up
 
 MOST_PAIRED = 4096  # features, the most relevant ones, of which all pairs are looked at
 WIDEST = 64  # features by which a set of likely features is widened
@@ -34,7 +35,8 @@ class Listed:
     variances: np.ndarray
 
     def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
-        packed, scale = self.terms.packed(), torch.from_numpy(self.variances)
+        given = self.terms.packed(), torch.from_numpy(self.variances)
+        packed, scale = (up(x, masks.device) for x in given)
         left = signs(ops.parity_bits(masks, packed), len(masks)).double()  # (S, T1)
         same = others is masks
         right = left if same else signs(ops.parity_bits(others, packed), len(others)).double()
@@ -56,8 +58,8 @@ class Mixture:
     shares: tuple[float, ...]
 
     def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
-        """float64 (T1, T2)."""
-        out = torch.ones(len(masks), len(others), dtype=torch.float64)
+        """float64 (T1, T2), on the device of the masks."""
+        out = torch.ones(len(masks), len(others), dtype=torch.float64, device=masks.device)
         for part, share in zip(self.parts, self.shares, strict=True):
             out.add_(part.covariance(masks, others), alpha=share)
         return out
@@ -126,9 +128,9 @@ def _best_pairs(
     """The pairs of largest coefficient: int32 (S, 2)."""
     relevance = sum(share * part.relevances for part, share in kernels).numpy()
     few = np.sort(np.argsort(-relevance, kind="stable")[:MOST_PAIRED])
-    z = _feature_signs(masks, n)[few]  # (n, T)
+    z = _feature_signs(masks, n)[up(torch.from_numpy(few), masks.device)]  # (n, T)
     with one_thread():
-        sums = (z * dual) @ z.T
+        sums = down((z * dual) @ z.T)
     prior = np.zeros((len(few), len(few)))
     for part, share in kernels:
         rho = part.relevances.numpy()[few]
@@ -157,7 +159,7 @@ def _widened(part: Anova, most: int) -> list[np.ndarray]:
 
 
 def _feature_signs(masks: Tensor, n: int) -> Tensor:  # packed (T, W) -> float64 (n, T)
-    feature = torch.arange(n)
+    feature = torch.arange(n, device=masks.device)
     return 1.0 - 2.0 * (masks[:, feature // 64] >> feature % 64 & 1).T.double()
 
 
@@ -178,7 +180,8 @@ def energy_by_order(mixture: Mixture, masks: Tensor, dual: Tensor) -> Tensor:
             size = min(len(a.variances), len(b.variances))
             product = a.relevances * b.relevances
             both = Anova(product, torch.ones(size, dtype=torch.float64))
-            _, sums = ops.anova_kernel_grad(masks, masks, product, both.variances, weights)
+            given = up(product, masks.device), up(both.variances, masks.device)
+            sums = down(ops.anova_kernel_grad(masks, masks, *given, weights)[1])
             scale = torch.from_numpy(a.scales()[:size] * b.scales()[:size])
             norms = torch.from_numpy(1.0 / np.maximum(both.scales(), np.finfo(float).tiny))
             norms[torch.from_numpy(both.scales()) == 0] = 0.0

@@ -16,20 +16,26 @@ from .gp_prior import Mixture, energy_by_order, kernels_of, likely_terms, listed
 from .prior import Terms
 from .proxy import DUST, mean_of
 from .ridge import one_thread, signs
+from .transfers import down, up
 
 BLOCK = 1024  # terms whose standard errors are found at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """The posterior of a set function given its values at some masks.
+    """The posterior of a set function given its values at some masks, and the result that is made
+    of its mean: share * mean + rest, before small terms are left out.
 
     Attributes:
         n: features. masks: packed int64 (T, W). mixture: the prior, but for its scale.
-        dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level.
+        dual: float64 (T,). factor: float64 (T, T), Cholesky, of covariance + level. Masks, dual and
+        factor are where the fit was, on a device or the host; all that is asked of a process is
+        taken and given on the host.
         level: the variance of the noise of one sample. mean, unit: of the values. scale: of the
         prior and the noise, in units of unit**2.
         hidden: variance of each coefficient that the noise may stand for, in units of that scale.
+        share, rest: of the result: one and None where that is the posterior mean. rest is a
+        transform, packed int64 (S, W) and float64 (S,), in the unit of f.
         wide, features: the features that masks to predict have, and which of them are the n here;
         None where they are the same.
     """
@@ -44,6 +50,8 @@ class Process:
     unit: float
     scale: float
     hidden: float = 0.0
+    share: float = 1.0
+    rest: tuple[Tensor, Tensor] | None = None
     wide: int | None = None
     features: np.ndarray | None = None
 
@@ -52,6 +60,9 @@ class Process:
         2**power."""
         mean, unit = np.ldexp([self.mean, self.unit], power).tolist()
         process = dataclasses.replace(self, mean=mean, unit=unit)
+        if self.rest is not None:
+            coefs = torch.from_numpy(np.ldexp(self.rest[1].numpy(), power))
+            process = dataclasses.replace(process, rest=(self.rest[0], coefs))
         if len(features) == n:
             return process
         return dataclasses.replace(process, wide=n, features=features)
@@ -59,23 +70,38 @@ class Process:
     def predict(
         self, masks: np.ndarray | Tensor, *, stderr: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """f at each mask, and the standard deviation of what is off, the noise included: float64
-        (T,) each.
+        """f at each mask as the result has it, before small terms are left out, and the standard
+        deviation of what is off, the noise included: float64 (T,) each. Where the result is not the
+        posterior mean, its distance from that counts as off too.
 
         Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
                 stderr: None instead of the deviations if False, for speed.
         Raises: TypeError, ValueError as SparseTransform.predict.
         """
         rows = self.narrow(bits.pack_batch("predict", masks, self.wide or self.n))
+        return self.predict_there(self.there(rows), stderr=stderr)
+
+    def predict_there(
+        self, rows: Tensor, *, stderr: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same of packed masks of the n features, where the process is."""
         cross = self.mixture.covariance(rows, self.masks)
         with one_thread():
-            mean = (cross @ self.dual).numpy() * self.unit + self.mean
+            own = down(cross @ self.dual).numpy() * self.unit + self.mean
+            mean = self.share * own
+            if self.rest is not None:
+                rest = ops.parity_predict(rows, *map(self.there, self.rest))
+                mean += down(rest).numpy()
             if not stderr:
                 return mean, None
             known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
-            variance = 2.0 - known.square().sum(0)  # the mixture and the constant have 1 each
-        variance = variance.clamp(min=0.0) + self.level
-        return mean, self.unit * np.sqrt(self.scale * variance.numpy())
+            variance = 2.0 - down(known.square().sum(0))  # the mixture and the constant have 1 each
+        variance = self.scale * (variance.clamp(min=0.0) + self.level).numpy()
+        return mean, self.unit * np.sqrt(variance + ((mean - own) / self.unit) ** 2)
+
+    def there(self, x: Tensor) -> Tensor:
+        """A tensor of any device, where the process is."""
+        return x if x.device == self.masks.device else up(x, self.masks.device)
 
     def narrow(self, masks: Tensor) -> Tensor:
         """Packed masks of all features -> of the n here."""
@@ -87,33 +113,37 @@ class Process:
         """The posterior mean of F[k] over `unit`, the mean of the values left out, and the prior
         variances: float64 (S,) each."""
         prior = self.mixture.variance(terms)
-        sums = ops.parity_adjoint(self.masks, terms.packed(), self.dual)
+        support = up(terms.packed(), self.masks.device)
+        sums = down(ops.parity_adjoint(self.masks, support, self.dual))
         return torch.from_numpy(prior) * sums, prior
 
     def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
         """The root mean square error of F[k]: its posterior variance, what is hidden, and what
         shrinking takes off, as seen on the process's own mean: float64 (S,)."""
-        out, packed = torch.empty(len(prior), dtype=torch.float64), terms.packed()
+        out = torch.empty(len(prior), dtype=torch.float64)
+        packed = up(terms.packed(), self.masks.device)
         with one_thread():  # the mean of a process that is given what this one leaves
             again = torch.cholesky_solve(self.level * self.dual[:, None], self.factor)[:, 0]
-        shrunk = torch.from_numpy(prior) * ops.parity_adjoint(self.masks, packed, again)
+        shrunk = torch.from_numpy(prior) * down(ops.parity_adjoint(self.masks, packed, again))
         for start in range(0, len(out), BLOCK):
             rows = slice(start, start + BLOCK)
             x = signs(ops.parity_bits(self.masks, packed[rows]), len(self.masks)).double()
             with one_thread():
-                known = torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().sum(0)
+                half = torch.linalg.solve_triangular(self.factor, x.T, upper=False)
+                known = down(half.square().sum(0))
             v = torch.from_numpy(prior[rows])
             out[rows] = v * (1.0 - v * known).clamp(min=0.0) + self.hidden
         return (self.scale * out + shrunk.square()).sqrt() * self.unit
 
     def effective(self) -> float:
         """The free terms that the fit amounts to, the trace of K (K + level)**-1."""
-        some = torch.arange(min(256, len(self.dual))) * len(self.dual) // min(256, len(self.dual))
-        units = torch.zeros(len(self.dual), len(some), dtype=torch.float64)
-        units[some, torch.arange(len(some))] = 1.0
+        total, size = len(self.dual), min(256, len(self.dual))
+        column = torch.arange(size, device=self.dual.device)
+        units = self.dual.new_zeros(total, size)
+        units[column * total // size, column] = 1.0
         with one_thread():
             half = torch.linalg.solve_triangular(self.factor, units, upper=False)
-        return len(self.dual) * (1.0 - self.level * float(half.square().sum(0).mean()))
+        return total * (1.0 - self.level * float(half.square().sum(0).mean()))
 
 
 def posterior(
@@ -125,14 +155,15 @@ def posterior(
     mean: float = 0.0,
     unit: float = 1.0,
 ) -> Process:
-    """The process given values, which are (f - mean) / unit."""
+    """The process given values of the host, which are (f - mean) / unit, where the masks are."""
     offset = mean_of(values)
+    y = up(values - offset, masks.device)
     covariance = mixture.covariance(masks, masks)
     with one_thread():
         covariance.diagonal().add_(level)
         factor = torch.linalg.cholesky(covariance)
-        dual = torch.cholesky_solve((values - offset)[:, None], factor)[:, 0]
-        scale = float((values - offset) @ dual) / len(values)
+        dual = torch.cholesky_solve(y[:, None], factor)[:, 0]
+        scale = float(y @ dual) / len(y)
     return Process(n, masks, mixture, dual, factor, level, mean + unit * offset, unit, scale)
 
 

@@ -3,22 +3,29 @@ spectrum."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from . import resident, resident_uniform
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
-from .explanation import Explanation
+from .explanation import Explanation, with_picture
 from .gp import GpFit, fit_gp
 from .gp_memory import check_samples_fit
 from .ops import MAX_ORDER
 from .patience import Patience
 from .plan import MAX_TABLE, SamplingPlan
 from .prefixes import BRANCHING
+from .proxy import ProxyFit
 from .recipe import feature_names
 from .run import Known, Where, explain
-from .uniform import Algorithm, UniformRecipe
+from .transfers import Transfers
+from .uniform import CPU, Algorithm, UniformRecipe, explain_on_device
 
 PRESETS = ("default", "pure")
 DEGREE = 5
@@ -40,6 +47,7 @@ def gpspex(
     known: Known | None = None,
     store: Where | None = None,
     patience: Patience | None = None,
+    device: torch.device | str = "cpu",
 ) -> Explanation | list[Explanation]:
     """GPSPEX: what drives f, from `budget` evaluations at uniform masks, with error bars.
 
@@ -55,13 +63,16 @@ def gpspex(
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs.
         n: features; or `features`, their names, which results then use.
-        budget: the most evaluations, 8 (2**n for n <= 2) to 5,000; all are distinct.
+        budget: the most evaluations, 8 (2**n for n <= 2) to 5,000, or on a device as many as its
+            memory holds; all are distinct.
         preset: "default", where the spectrum of boosted trees, as in ProxySPEX, is one of the
             priors; or "pure", without trees.
         degree: the largest order of a term, 1 to 8.
         terms: Fourier terms to keep at most, beside the constant; by default half the samples, from
-            1,024 to 8,192. `report.missed` is the share of the process's variance that the others
-            hold.
+            1,024 to 8,192, or as many as there are features (to 65,536). `report.r2` is of the
+            terms kept, `report.missed` the share of the posterior mean's variance that the others
+            hold. With fewer terms than features no share of a linear fit is mixed in, which would
+            lose features; a linear fit that is all of the result is cut, and scored so.
         prefix_sharing: as in proxyspex().
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
@@ -71,11 +82,17 @@ def gpspex(
             or the Store of another run on f, or its directory.
         store, patience: where values are kept as they come, and what is done about calls that fail,
             as in spex().
+        device: where f takes its masks and leaves its values, as in proxyspex(): masks, trees and
+            all matrices of T x T are made there. Values, hyperparameters, terms and errors by
+            sample come to the host and go back, T numbers at a time. The result is that of the
+            CPU, to rounding. `process` stays there, with 8 T**2 bytes, and takes masks of the host.
+            Not with prefix_sharing.
     Returns: an Explanation; for q outputs a list of q. `transform.stderr` has the standard errors
-             of the coefficients, `process.predict(masks)` values with theirs, without the share
-             of a linear fit.
-    Raises:  TypeError, ValueError for bad arguments, or a budget over 5,000 or over what fits in
-             memory, before f is called; EvaluationError if f fails, holding what was paid for.
+             of the coefficients, `process.predict(masks)` values with theirs, before small terms
+             are left out, with the share of a linear fit if there is one.
+    Raises:  TypeError, ValueError for bad arguments, or a budget over what fits in memory or, on
+             the CPU, over 5,000, before f is called; EvaluationError if f fails, holding what was
+             paid for.
     Cost:    f aside, some 100 times T**3 + T**2 n degree products for T samples up to 1,500, and
              T**3 beyond: at degree 4 on one core 2 s for 300 samples of 64 features, 11 s for
              1,000, 36 s for 5,000 of 40. Up to 80 T**2 bytes.
@@ -84,22 +101,46 @@ def gpspex(
     if not callable(f):
         raise TypeError(f"gpspex: f must be callable, got {type(f).__name__}")
     names = feature_names("gpspex", n, features, f)
-    return explain(
-        gp_recipe(
-            budget=budget,
-            preset=preset,
-            degree=degree,
-            terms=terms,
-            prefix_sharing=prefix_sharing,
-            seed=seed,
-        ),
-        *(f, names),
-        batch_size=check_int("gpspex: batch_size", batch_size, 1),
-        progress=progress,
-        known=known,
-        store=store,
-        patience=patience,
+    batch_size = check_int("gpspex: batch_size", batch_size, 1)
+    given: dict[str, Any] = {"known": known, "store": store, "patience": patience}
+    device = resident.usable_device("gpspex", device, f, given)
+    recipe = gp_recipe(
+        budget=budget,
+        preset=preset,
+        degree=degree,
+        terms=terms,
+        prefix_sharing=prefix_sharing,
+        seed=seed,
     )
+    shown: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    if device.type != "cpu":
+        algorithm = gp_algorithm("gpspex", preset, degree, terms, seed, device=device)
+        run = functools.partial(run_there, algorithm)
+        return with_picture(explain_on_device(recipe, run, f, names, device, **shown), f)
+    return explain(recipe, f, names, **shown, **given)
+
+
+def run_there(
+    algorithm: Algorithm,
+    f: resident.DeviceFunction,
+    n: int,
+    device: torch.device,
+    clock: Callable[[str], AbstractContextManager],
+    *,
+    budget: int,
+    **how: Any,
+) -> resident_uniform.Run:
+    """resident_uniform.run with the fit of an algorithm, which takes its values on the host; how:
+    its further arguments."""
+    total = min(budget, 1 << n) if n <= MAX_TABLE else budget
+    resident.check_room("gpspex", total, n, resident_uniform.bytes_of(total, n), device)
+    if n > MAX_TABLE or budget < 1 << n:
+        check_samples_fit("gpspex: budget", budget, device)
+
+    def fit(masks: Tensor, values: Tensor, n: int, transfers: Transfers) -> list[ProxyFit]:
+        return list(algorithm.fit(masks, transfers.down(values), n))
+
+    return resident_uniform.run(f, n, device, clock, fit=fit, budget=budget, **how)
 
 
 def gp_recipe(
@@ -137,6 +178,7 @@ def gp_algorithm(
     seed: int,
     *,
     together: int = 1,
+    device: torch.device = CPU,
 ) -> Algorithm:
     """The fit of GPSPEX with checked options; so many neighbouring masks are alike."""
     check(preset in PRESETS, "{}: preset must be 'default' or 'pure', got {!r}", where, preset)
@@ -145,7 +187,7 @@ def gp_algorithm(
     seed = check_int(f"{where}: seed", seed, 0, 2**64 - 1)
 
     def fit(masks: Tensor, values: Tensor, n: int) -> list[GpFit]:
-        check_samples_fit(f"{where}: masks", len(masks))
+        check_samples_fit(f"{where}: masks", len(masks), device)
         return fit_gp(
             masks,
             values,
@@ -157,4 +199,4 @@ def gp_algorithm(
             together=together,
         )
 
-    return Algorithm(where, "gpspex", preset, "anova_kernel", degree, seed, fit)
+    return Algorithm(where, "gpspex", preset, "anova_kernel", degree, seed, fit, device)

@@ -335,7 +335,7 @@ def anova_kernel(
     Accuracy: error <= 4 n eps sum(|variances|): the recurrence e_d += x_i e_(d-1), feature by
               feature, has errors relative to e_d(|x|), and that is what e_d is divided by. Power
               sums and Newton's identities would lose all digits where one relevance dominates.
-    Cost:     T1 T2 n orders products and sums. A device is waited for once, for the relevances.
+    Cost:     T1 T2 n orders products and sums.
     Source:   Rehman and Ipsen 2011 (the recurrence). Example:
               anova_kernel(masks, masks, torch.ones(n), torch.tensor([1.0, 0.5]))
     """

@@ -17,6 +17,7 @@ from . import masks as bits
 from . import ops
 from .prior import Spectra, Terms, choose_support, prior_variances, terms_of
 from .ridge import add_products, mirror, one_thread, ridge, ridge_path, signs
+from .transfers import down, up
 from .transform import r2
 
 
@@ -240,26 +241,21 @@ class Problem:
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
-    """The mixture of priors or, where that predicts samples left out better, a linear fit."""
+    """The mixture of priors or, where that predicts samples left out better, a linear fit; of
+    either, no more than `terms`."""
     recipe = problem.recipe
-    size = min(max(int(recipe.share * len(problem.values)), recipe.candidates), recipe.most)
+    half = int(recipe.share * len(problem.values))
+    size = terms or min(max(half, recipe.candidates), recipe.most)
     mixture, level, linear_level = compare_priors(problem)
-    linear = single_features(problem.support)
-    rows, fitted, fitted_linear = [], [], []
-    for k in problem.folds(-(-recipe.scored * (problem.fold.max() + 1) // len(problem.values))):
-        inside, outside = problem.split(k)
-        chosen = take(problem.support, problem.blend(mixture, k), terms or size)
-        fitted.append(predict(problem, *chosen, level, inside, outside))
-        fitted_linear.append(predict(problem, *linear, linear_level, inside, outside))
-        rows.append(outside.numpy())
-    left_out = LeftOut(*(np.concatenate(parts) for parts in (rows, fitted, fitted_linear)))
+    left_out, cut = without_them(problem, mixture, level, linear_level, size, terms)
     truth = problem.values.numpy()[left_out.rows]
-    score, score_linear = r2(truth, left_out.fitted), r2(truth, left_out.linear)
-    if score_linear > score:
-        left_out = dataclasses.replace(left_out, fitted=left_out.linear)
-        chosen, level, note = linear, linear_level, "a linear fit, the best on samples left out"
+    score, score_cut = r2(truth, left_out.fitted), r2(truth, cut)
+    if score_cut > score:
+        left_out = dataclasses.replace(left_out, fitted=cut)
+        chosen, level = single_features(problem.support), linear_level
+        note = "a linear fit, the best on samples left out"
     else:
-        chosen = take(problem.support, problem.blend(mixture), terms or size)
+        chosen = take(problem.support, problem.blend(mixture), size)
         note = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
         bags = f"{problem.fold.max() + 1} bags of {len(recipe.depths)} x {recipe.trees} trees"
         note = f"{bags}; prior {note}"
@@ -267,14 +263,39 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     fit = ridge(problem.masks, problem.values, support, variance, level)
     if fit.residual:
         note += f"; conjugate gradients stopped at a residual of {fit.residual:.0e}"
-    support, coefs = without_dust(support, fit.coefs * unit)
+    support, coefs = without_dust(*strongest(support, fit.coefs * unit, terms))
     coefs[0] += mean
-    better = max(score, score_linear)
     effective = min(fit.effective, float(len(coefs)))  # none of it in the dust
     return ProxyFit(
-        *(support, coefs, better, score_linear, len(truth), effective, note),
+        *(support, coefs, max(score, score_cut), r2(truth, left_out.linear), len(truth)),
+        *(effective, note),
         predicted=left_out.in_units(mean, unit),
     )
+
+
+def without_them(
+    problem: Problem,
+    mixture: dict[str, float],
+    level: float,
+    linear_level: float,
+    size: int,
+    terms: int | None,
+) -> tuple[LeftOut, np.ndarray]:
+    """What fits to the other folds make of some folds, and what the `terms` strongest of a linear
+    one do."""
+    recipe, linear = problem.recipe, single_features(problem.support)
+    few = terms is not None and terms < len(linear[1])
+    parts = []
+    for k in problem.folds(-(-recipe.scored * (problem.fold.max() + 1) // len(problem.values))):
+        inside, outside = problem.split(k)
+        chosen = take(problem.support, problem.blend(mixture, k), size)
+        fitted = predict(problem, *chosen, level, inside, outside)
+        straight = *linear, linear_level, inside, outside
+        line = predict(problem, *straight)
+        cut = predict(problem, *straight, terms) if few else line
+        parts.append((outside.numpy(), fitted, line, cut))
+    *three, cut = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return LeftOut(*three), cut
 
 
 def single_features(support: Terms) -> tuple[Terms, np.ndarray]:
@@ -352,11 +373,11 @@ def linear_covariance(masks: Tensor, inside: int, n: int) -> Tensor:
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
     """Squared errors of the predictions of `outside` from `inside`, at each of LEVELS: float64
-    (outside, levels)."""
-    mean = mean_of(inside)
-    duals = ridge_path(covariance[: len(inside)], inside - mean, LEVELS)
+    (outside, levels). The covariance may be on a device."""
+    mean, device = mean_of(inside), covariance.device
+    duals = ridge_path(covariance[: len(inside)], up(inside - mean, device), up(LEVELS, device))
     with one_thread():
-        fit = (covariance[len(inside) :] @ duals).double() + mean
+        fit = down(covariance[len(inside) :] @ duals).double() + mean
         return (fit - outside[:, None]).square()
 
 
@@ -380,6 +401,15 @@ def with_constant(terms: Terms, variance: np.ndarray) -> tuple[Tensor, Tensor]:
     return support, torch.from_numpy(np.append(1.0, variance))
 
 
+def strongest(support: Tensor, coefs: Tensor, terms: int | None) -> tuple[Tensor, Tensor]:
+    """The constant, which comes first, and the so many terms of largest coefficient."""
+    if terms is None or len(coefs) <= terms + 1:
+        return support, coefs
+    top = torch.argsort(coefs[1:].abs(), descending=True, stable=True)[:terms] + 1
+    rows = torch.cat([top.new_zeros(1), top])
+    return support[rows], coefs[rows]
+
+
 def without_dust(support: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
     """The constant, which comes first, and all terms but the least that hold DUST of the energy."""
     energy, order = coefs[1:].square().sort(stable=True)
@@ -396,10 +426,12 @@ def predict(
     level: float,
     inside: Tensor,
     outside: Tensor,
+    most: int | None = None,
 ) -> np.ndarray:
-    """The ridge regression on some samples, at others."""
+    """The ridge regression on some samples, or its so many strongest terms, at others."""
     support, variances = with_constant(terms, variance)
     mean = mean_of(problem.values[inside])
     y = problem.values[inside] - mean
     fit = ridge(problem.masks[inside], y, support, variances, level, trace=False)
-    return (ops.parity_predict(problem.masks[outside], support, fit.coefs) + mean).numpy()
+    kept = strongest(support, fit.coefs, most)
+    return (ops.parity_predict(problem.masks[outside], *kept) + mean).numpy()

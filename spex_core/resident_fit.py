@@ -21,6 +21,7 @@ from .proxy import (
     Recipe,
     linear_covariance,
     shares_of,
+    strongest,
     without_dust,
 )
 from .resident import r_squared
@@ -145,17 +146,20 @@ def fit_problem(
     size = terms or min(max(int(recipe.share * total), recipe.candidates), recipe.most)
     mixture, level, linear_level = compare_priors(problem, transfers)
     linear = single_features(problem.support)
+    few = terms is not None and terms < len(linear[1])
     fits = []
     for k in problem.folds(-(-recipe.scored * problem.count // total)):
         inside, outside = problem.split(k)
         chosen = largest(problem.blend(mixture, k), size)
         own = predict(problem, problem.support[chosen[0]], chosen[1], level, inside, outside)
-        of_linear = predict(problem, *linear, linear_level, inside, outside)
-        fits.append(torch.stack([problem.values[outside], own, of_linear]))
+        straight = *linear, linear_level, inside, outside
+        of_linear = predict(problem, *straight)
+        cut = predict(problem, *straight, terms) if few else of_linear
+        fits.append(torch.stack([problem.values[outside], own, of_linear, cut]))
     truth, *fitted = torch.cat(fits, 1)
     scores = torch.stack([r_squared(truth, x) for x in fitted])
-    score, score_linear = transfers.down(scores).tolist()
-    if score_linear > score:
+    score, score_linear, score_cut = transfers.down(scores).tolist()
+    if score_cut > score:
         (chosen_terms, variance), level = linear, linear_level
         note = "a linear fit, the best on samples left out"
     else:
@@ -168,10 +172,10 @@ def fit_problem(
     found = ridge(problem.masks, problem.values, support, variance, level)
     if found.residual:
         note += f"; conjugate gradients stopped at a residual of {found.residual:.0e}"
-    support, coefs = without_dust(support, found.coefs * unit)
+    support, coefs = without_dust(*strongest(support, found.coefs * unit, terms))
     coefs[0] += mean
     effective = min(found.effective, float(len(coefs)))
-    better = max(score, score_linear)
+    better = max(score, score_cut)
     there = transfers.down(support), transfers.down(coefs)
     return ProxyFit(*there, better, score_linear, len(truth), effective, note)
 
@@ -262,10 +266,12 @@ def predict(
     level: float,
     inside: Tensor,
     outside: Tensor,
+    most: int | None = None,
 ) -> Tensor:
     """proxy.predict."""
     support, variances = with_constant(terms, variance)
     mean = problem.values[inside].mean()
     y = problem.values[inside] - mean
     found = ridge(problem.masks[inside], y, support, variances, level, trace=False)
-    return ops.parity_predict(problem.masks[outside], support, found.coefs) + mean
+    kept = strongest(support, found.coefs, most)
+    return ops.parity_predict(problem.masks[outside], *kept) + mean

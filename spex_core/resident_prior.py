@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
+from . import prior
 from .prior import AMONG, FLOOR, GAMMAS, MOST_SINGLE
 from .transfers import down
 
@@ -63,6 +64,10 @@ class Spectra:
     coefs: Tensor
     each: int
     exponent: float
+
+    def on_host(self) -> prior.Spectra:
+        terms = prior.Terms(self.terms.n, down(self.terms.sets).int().numpy())
+        return prior.Spectra(terms, down(self.coefs).numpy(), self.each, self.exponent)
 
     def variance(self, bag: int | None) -> Tensor:
         first, last = (0, None) if bag is None else (self.each * bag, self.each * (bag + 1))

@@ -9,43 +9,20 @@ and agree with them to rounding.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from . import masks as bits
-from . import ops
-from .boost_start import scaled
-from .peel import beyond_rounding, precision, with_constant
-from .plan import KEYS, MAX_TABLE, UNIFORM, SamplingPlan, first_rows, plan_uniform
-from .proxy import DEFAULT, ProxyFit, Recipe
-from .resident import DeviceFunction, check_room, evaluate, unpacked
-from .resident_fit import fit, packed
+from . import resident_uniform
+from .plan import MAX_TABLE
+from .proxy import DEFAULT, Recipe
+from .resident import DeviceFunction, check_room
+from .resident_fit import fit
+from .resident_uniform import Run, bytes_of
 from .ridge import DENSE
-from .samples import Samples, never_vary
-from .transfers import Transfers
-from .transform import SparseTransform
-
-ROWS = 1 << 24  # features that are unpacked at a time
-
-
-@dataclass
-class Run:
-    """What `run` found: a fit an output in the units of samples, whether f has several outputs, the
-    plan, masks asked for, bytes moved."""
-
-    samples: Samples
-    fits: list[ProxyFit]
-    several: bool
-    plan: SamplingPlan
-    used: int
-    moved: dict[str, int]
 
 
 def run(
@@ -58,102 +35,16 @@ def run(
     degree: int,
     terms: int | None,
     seed: int,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
     recipe: Recipe = DEFAULT,
+    **how: Any,
 ) -> Run:
-    """From a budget to the terms, on the device.
+    """resident_uniform.run with the default fit; how: its further arguments.
 
     Raises: MemoryError, before f is called, if the device has too little room for the run;
             EvaluationError; torch.OutOfMemoryError, and no result, where it runs out all the same.
     """
     total = min(budget, 1 << n) if n <= MAX_TABLE else budget
     square = 8 * min(total, DENSE) ** 2
-    check_room("proxyspex", total, n, total * (32 * bits.words(n) + 200) + 3 * square, device)
-    transfers = Transfers(device)
-    with clock("plan"):
-        plan = drawn(n, budget, seed, transfers)
-    with clock("evaluate"):
-        values, used = evaluate(f, plan, transfers, batch_size=batch_size, progress=progress)
-    with clock("fit"), transfers:
-        rows = values.T if values.ndim == 2 else values[None]
-        samples = sampled(plan, rows.contiguous(), transfers)
-        how: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed}
-        fits = fit_outputs(samples, transfers, recipe=recipe, **how)
-    return Run(samples, fits, values.ndim == 2, plan, used, transfers.moved)
-
-
-def drawn(n: int, budget: int, seed: int, transfers: Transfers) -> SamplingPlan:
-    """The plan of plan.plan_uniform, its masks made on the device."""
-    if n <= MAX_TABLE and budget >= 1 << n:
-        return plan_uniform(n, budget, seed=seed).moved(transfers.up)
-    where = {"seed": seed, "device": transfers.device}
-    empty = torch.zeros(0, bits.words(n), dtype=torch.int64, device=transfers.device)
-    plan = SamplingPlan(n, n, seed, budget, 0, None, empty[:, None], empty, empty, 0)
-    if n <= MAX_TABLE and 2 * budget > 1 << n:
-        shuffle = ops.uniform_masks(1 << n, 63, stream=UNIFORM, **where)[:, 0]
-        return dataclasses.replace(plan, extra=shuffle.argsort(stable=True)[:budget, None])
-    plan.__dict__["_projection"] = ops.uniform_masks(64, n, stream=KEYS, **where)
-    masks, start = empty, 0
-    while len(masks) < budget:
-        more = ops.uniform_masks(budget, n, stream=UNIFORM, start=start, **where)
-        both = torch.cat([masks, more])
-        masks = both[first_rows(plan.names(both))[0].sort()[0][:budget]]
-        start += budget
-    there = dataclasses.replace(plan, extra=masks)
-    there.__dict__["_projection"] = plan.__dict__["_projection"]
-    return there
-
-
-def sampled(plan: SamplingPlan, values: Tensor, transfers: Transfers) -> Samples:
-    """samples.varying of all rows of a plan and values (q, T): on the device but for which features
-    vary and the powers of two."""
-    masks, n = plan.masks(0, plan.total), plan.n
-    powers = transfers.down(torch.frexp(values.abs().amax(1))[1]).numpy()
-    values = torch.stack([scaled(*x) for x in zip(values, (-powers).tolist(), strict=True)])
-    step = max(1, ROWS // n)
-    count = sum(unpacked(part, n).sum(0) for part in masks.split(step))
-    vary = (count > 0) & (count < len(masks))
-    features, warnings = np.arange(n), []
-    if not bool(vary.all()):
-        features = transfers.down(vary.nonzero()[:, 0]).numpy()
-        masks = torch.cat([packed(unpacked(part, n)[:, vary]) for part in masks.split(step)])
-        warnings.append(never_vary(np.setdiff1d(np.arange(n), features)))
-    return Samples(n, features, masks, values, powers, warnings)
-
-
-def fit_outputs(
-    samples: Samples,
-    transfers: Transfers,
-    *,
-    degree: int,
-    terms: int | None,
-    seed: int,
-    recipe: Recipe = DEFAULT,
-) -> list[ProxyFit]:
-    """One fit an output, on the host; values that are all equal need none."""
-    masks, values, n = samples.masks, samples.values, len(samples.features)
-    if samples.whole:
-        return [whole_table(masks, y, n, transfers) for y in values]
-    vary = transfers.down((values != values[:, :1]).any(1))
-    constants = transfers.down(values[:, :1])
-    none = torch.zeros(1, masks.shape[1], dtype=torch.int64)
-    note = "all values are equal"
-    out = [ProxyFit(none, value, 1.0, 1.0, len(masks), 1.0, note) for value in constants]
-    if len(rows := vary.nonzero()[:, 0]):
-        how: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed, "recipe": recipe}
-        found = fit(masks, values[transfers.up(rows)], n, transfers, **how)
-        for i, one in zip(rows.tolist(), found, strict=True):
-            out[i] = one
-    return out
-
-
-def whole_table(masks: Tensor, y: Tensor, n: int, transfers: Transfers) -> ProxyFit:
-    """uniform's fit of all 2**n masks: the exact spectrum but for rounding."""
-    table = torch.empty_like(y)
-    table[masks[:, 0]] = y
-    found = beyond_rounding(ops.fwht(table) / len(table), precision(table))
-    support, coefs = (transfers.down(x) for x in with_constant(*found, n))
-    energy = SparseTransform(n, support, coefs).energy_by_order()
-    linear = energy.get(1, 0.0) if energy else 1.0
-    return ProxyFit(support, coefs, 1.0, linear, 0, float(len(coefs)), "the whole table")
+    check_room("proxyspex", total, n, bytes_of(total, n) + 3 * square, device)
+    own = functools.partial(fit, degree=degree, terms=terms, seed=seed, recipe=recipe)
+    return resident_uniform.run(f, n, device, clock, fit=own, budget=budget, seed=seed, **how)

@@ -1,13 +1,15 @@
-"""Fits that are sums of others: coefficients added up, the largest terms of them, their errors."""
+"""Fits that are sums of others: coefficients added up, their errors, their processes."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import masks as bits
-from .gp_process import Process
+from .gp_process import Process, missed_share
 from .prior import terms_of
 
 
@@ -20,19 +22,21 @@ def added(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(support[order]), torch.from_numpy(coefs[order])
 
 
-def largest(support: Tensor, coefs: Tensor, terms: int | None) -> tuple[Tensor, Tensor]:
-    """The constant, which comes first, and the so many terms of largest coefficient."""
-    if terms is None or len(coefs) <= terms + 1:
-        return support, coefs
-    top = torch.argsort(coefs[1:].abs(), descending=True, stable=True)[:terms] + 1
-    rows = torch.cat([torch.zeros(1, dtype=torch.int64), top])
-    return support[rows], coefs[rows]
+def with_others(process: Process, share: float, others: list[tuple[Tensor, Tensor]]) -> Process:
+    """That of a result which is so much of what `process` predicts, and other transforms."""
+    if process.rest is not None:
+        support, coefs = process.rest
+        others = [(support, share * coefs), *others]
+    rest = added(others) if others else None
+    return dataclasses.replace(process, share=share * process.share, rest=rest)
 
 
-def stderr_of(process: Process, support: Tensor, coefs: Tensor) -> Tensor:
-    """The root mean square errors of coefficients under a posterior whose means are others."""
+def errors_of(process: Process, support: Tensor, coefs: Tensor) -> tuple[Tensor, float]:
+    """The root mean square errors of coefficients under a posterior whose means are others, and the
+    share of the variance of its mean in terms that are not among these."""
     terms = terms_of(support, process.n, max(1, int(bits.orders(support).max())))
     means, prior = process.coefs(terms)
+    missed = missed_share(process, means)
     means = means * process.unit
     means[0] += process.mean
-    return (process.stderr(terms, prior).square() + (coefs - means).square()).sqrt()
+    return (process.stderr(terms, prior).square() + (coefs - means).square()).sqrt(), missed

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
-from . import ops
+from . import ops, resident
 from .backend import pick
 from .errors import check, check_int
+from .evaluate import Shown
 from .explanation import Explanation, Report
 from .given import check_samples
 from .gp import GpFit
@@ -25,7 +26,9 @@ from .peel import beyond_rounding, with_constant
 from .plan import SamplingPlan, further_masks, plan_uniform
 from .proxy import ProxyFit
 from .recipe import Answered, Clock, Found, Recipe, feature_names
+from .resident_uniform import Run
 from .samples import Samples, distinct, varying
+from .transfers import up
 from .transform import SparseTransform
 
 LEAST = 8  # samples
@@ -40,6 +43,7 @@ class Algorithm:
         where: the public function, for errors. name, preset: as reports have them.
         kernel: the op whose backend is reported. degree: the largest order of a term.
         fit: (masks packed int64 (T, W), values float64 (q, T), n) -> one fit an output.
+        device: where fit takes its masks.
     """
 
     where: str
@@ -49,6 +53,7 @@ class Algorithm:
     degree: int
     seed: int
     fit: Callable[[Tensor, Tensor, int], Sequence[ProxyFit]]
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,36 @@ def explain_values(
         samples = varying(samples, uniform=uniform, chosen=chosen)
     with clock("fit"), freed_memory_kept():
         fits = _fit_outputs(algorithm, samples)
-    out = explained(algorithm, samples, fits, names, clock, budget=budget)
+    out = explained(algorithm, samples, fits, names, clock, budget=budget, device=algorithm.device)
     return out if values.ndim == 2 else out[0]
+
+
+def explain_on_device(
+    recipe: UniformRecipe,
+    run: Callable[..., Run],
+    f: resident.DeviceFunction,
+    names: tuple[str, ...],
+    device: torch.device,
+    *,
+    batch_size: int,
+    progress: Shown,
+) -> Explanation | list[Explanation]:
+    """A whole run on a device. run: (f, n, device, clock, budget=, seed=, batch_size=, progress=),
+    as resident_uniform.run."""
+    algorithm, clock = recipe.algorithm, Clock()
+    resident.check_progress(algorithm.where, progress, device)
+    check(
+        not recipe.prefix_sharing,
+        "{}: prefix_sharing must be False on {}, got True",
+        *(algorithm.where, device),
+    )
+    budget = check_int(f"{algorithm.where}: budget", recipe.budget, least_masks(len(names)))
+    how: dict[str, Any] = {"seed": algorithm.seed, "batch_size": batch_size, "progress": progress}
+    found = run(f, len(names), device, clock, budget=budget, **how)
+    counts: dict[str, Any] = {"used": found.used, "asked": found.plan.total, "moved": found.moved}
+    how = {"budget": budget, "device": device} | counts
+    out = explained(algorithm, found.samples, found.fits, names, clock, **how)
+    return out if found.several else out[0]
 
 
 def explained(
@@ -207,12 +240,13 @@ def least_masks(n: int) -> int:
 
 
 def _about_fit(found: ProxyFit) -> list[str]:
-    """What the user should know of a result; only the paper's recipe takes no linear fit itself."""
+    """What the user should know of a result. The paper's recipe takes no linear fit itself, and the
+    other may be asked for fewer terms than one has."""
     if found.r2_linear <= found.r2 or isinstance(found, GpFit):
         return []
     return [
         f"a linear fit on the same samples does better (R2 {found.r2_linear:.3f} against "
-        f"{found.r2:.3f}): ask for preset='default', or for more evaluations"
+        f"{found.r2:.3f}): ask for more evaluations or terms, or for preset='default'"
     ]
 
 
@@ -223,7 +257,7 @@ def _fit_outputs(algorithm: Algorithm, samples: Samples) -> list[ProxyFit]:
         return [_whole_table(masks, y, n) for y in values]
     out = [_constant(masks, float(y[0])) for y in values]
     if len(varies := (values != values[:, :1]).any(1).nonzero()[:, 0]):
-        fits = algorithm.fit(masks, values[varies], n)
+        fits = algorithm.fit(up(masks, algorithm.device), values[varies], n)
         for i, found in zip(varies.tolist(), fits, strict=True):
             out[i] = found
     return out

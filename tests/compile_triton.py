@@ -30,6 +30,7 @@ from triton.compiler import ASTSource
 P = "*i64"  # a pointer
 Q, D = "*i32", "*fp64"
 N = "i32"
+MOST_T = 10  # errors that a code of plan_spex corrects
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of a launch, among the constants
 
 
@@ -136,21 +137,33 @@ KERNELS = [
     ),
     ("histogram", "_ordered_sums_kernel", (D, D, N, N), {"BLOCK": 32, "num_warps": 1}),
     ("tree_fourier", "_sum_runs_kernel", (D, P, D, N), {"BLOCK": 128}),
-    (
-        *("bch_decode", "_syndromes_kernel", ("*fp64", *["*i32"] * 3, N, N)),
-        {"T": 5, "BLOCK_R": 64, "BLOCK_T": 8},
+    *(
+        (
+            *("bch_decode", "_syndromes_kernel", ("*fp64", *["*i32"] * 3, N, N)),
+            {"T": t, "BLOCK_R": 64, "BLOCK_T": 2 ** (t - 1).bit_length()},
+        )
+        for t in (5, MOST_T)
     ),
-    (
-        *("bch_decode", "_locators_kernel", (*["*i32"] * 6, N, N)),
-        {"FLIPS": 6, "T": 5, "BLOCK": bch_decode.LANES},
+    *(
+        (
+            *("bch_decode", "_locators_kernel", (*["*i32"] * 6, N, N)),
+            {"FLIPS": flips, "T": t, "BLOCK": bch_decode.LANES, "num_warps": bch_decode.WARPS},
+        )
+        for flips, t in ((0, 5), (3, 5), (6, 5), (6, MOST_T))
     ),
-    (
-        *("bch_decode", "_roots_kernel", ("*i32", "*i32", P, *["*i32"] * 4, P, N, N, N)),
-        {"T": 5, "WORDS": 1, "BLOCK": bch_decode.POSITIONS},
+    *(
+        (
+            *("bch_decode", "_roots_kernel", ("*i32", "*i32", P, *["*i32"] * 4, P, N, N, N)),
+            {"T": t, "WORDS": 1, "BLOCK": bch_decode.POSITIONS},
+        )
+        for t in (5, MOST_T)
     ),
-    (
-        *("bch_decode", "_scores_kernel", ("*fp64", "*i32", P, "*fp64", N, N)),
-        {"FLIPS": 6, "WORDS": 1, "BLOCK": bch_decode.LANES},
+    *(
+        (
+            *("bch_decode", "_scores_kernel", ("*fp64", "*i32", P, "*fp64", N, N)),
+            {"FLIPS": flips, "WORDS": 1, "BLOCK": bch_decode.LANES},
+        )
+        for flips in (0, 6)
     ),
     (
         *("bch_decode", "_choose_kernel", ("*fp64", *["*i32"] * 4)),
@@ -242,9 +255,11 @@ KERNELS = [
                 "BIAS": norm,
                 "BLOCK_D": 512,
                 "BLOCK_Q": 8,
+                "num_warps": 8,
             },
         )
         for x, out, norm in (
+            ("*fp16", "*fp32", False),
             ("*fp32", "*fp32", False),
             ("*bf16", "*fp32", True),
             ("*fp64", "*fp64", True),
@@ -267,7 +282,10 @@ KERNELS = [
 
 
 def launched(types: tuple[str, ...], constants: dict, arch: str) -> bool:
-    """Whether a launcher uses this variant there: fwht.one_pass."""
+    """Whether a launcher uses this variant there (fwht.one_pass), and it is not compiled elsewhere:
+    the largest decoder takes half a minute."""
+    if constants.get("FLIPS") == 6 and constants.get("T") == MOST_T and arch != "90":
+        return False
     return arch.isdigit() or "*fp64" not in types or constants.get("LOG_TILE") != fwht.ONE_PASS
 
 

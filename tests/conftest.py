@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 # Without a GPU, Triton's kernels run in its interpreter. It decides when it is imported.
 if not torch.cuda.is_available():
@@ -52,7 +54,7 @@ def poison_empty() -> Iterator[None]:
         yield
 
 
-def _device(backend: str) -> torch.device:
+def device_of(backend: str) -> torch.device:
     """Where the tensors of `backend` live: on the CPU too where kernels are interpreted."""
     on_cpu = (
         backend in ("reference", "cpu")
@@ -62,13 +64,13 @@ def _device(backend: str) -> torch.device:
     return torch.device("cpu" if on_cpu else "cuda")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=[pytest.mark.gpu] if _device(name).type == "cuda" else [])
-        for name in BACKENDS
-    ],
-)
+EACH = [
+    pytest.param(name, marks=[pytest.mark.gpu] if device_of(name).type == "cuda" else [])
+    for name in BACKENDS
+]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn; one that is absent, or lacks the op named by the module, skips.
 
@@ -76,7 +78,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     """
     marker = request.node.get_closest_marker("op")
     name = request.param
-    reason = refusal(marker.args[0], name, _device(name)) if marker else why_not(name)
+    reason = refusal(marker.args[0], name, device_of(name)) if marker else why_not(name)
     if reason is not None:
         pytest.skip(f"{name}: {reason}")
     return name
@@ -85,17 +87,21 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def device(backend: str) -> torch.device:
     """Where the tensors of `backend` live."""
-    return _device(backend)
+    return device_of(backend)
 
 
 @pytest.fixture
-def call(backend: str, device: torch.device) -> Callable[..., torch.Tensor]:
-    """call(op, *args, **options): the op by each backend, for tensors of the CPU, where the result
-    comes back to."""
+def call(backend: str, device: torch.device) -> Callable[..., Any]:
+    """call(op, *args, **options): the op by each backend, for tensors of the CPU, where its result,
+    a tensor or several, comes back to."""
 
-    def moved(op: Callable[..., torch.Tensor], *args: object, **options: object) -> torch.Tensor:
-        there = [x.to(device) if isinstance(x, torch.Tensor) else x for x in args]
-        return op(*there, **options, backend=backend).cpu()
+    def there(x: torch.Tensor) -> torch.Tensor:
+        return x.to(device) if x.device.type == "cpu" else x
+
+    def moved(op: Callable[..., Any], *args: object, **options: object) -> Any:
+        args, options = tree_map_only(torch.Tensor, there, (args, options))
+        found = op(*args, **options, backend=backend)
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, found)
 
     return moved
 
@@ -121,6 +127,13 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     why_not.cache_clear()
     yield
     why_not.cache_clear()
+
+
+@pytest.fixture
+def kept_memory() -> None:
+    """Skips where torch keeps no freed memory of a device, as under compute-sanitizer."""
+    if "PYTORCH_NO_CUDA_MEMORY_CACHING" in os.environ:
+        pytest.skip("PYTORCH_NO_CUDA_MEMORY_CACHING is set: every tensor is a call of cudaMalloc")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def exact_polynomials(x, orders):
 
 
 @pytest.mark.parametrize("kind", ["equal", "one dominates", "decades"])
-def test_against_exact_rationals(backend, kind):
+def test_against_exact_rationals(call, kind):
     """n = 1,000 at order 8, where power sums lose every digit if one relevance dominates."""
     n, orders = 1000, 8
     rng = np.random.default_rng(1)
@@ -59,9 +59,8 @@ def test_against_exact_rationals(backend, kind):
     dense[1, :2] ^= True
     variances = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25, 1.5, 1.0, 4.0, 8.0], dtype=torch.float64)
     packed = masks.pack(dense)
-    got = ops.anova_kernel(
-        packed, packed, torch.from_numpy(numerators).double(), variances, backend=backend
-    )
+    relevances = torch.from_numpy(numerators).double()
+    got = call(ops.anova_kernel, packed, packed, relevances, variances)
     values = [int(x) for x in numerators]
     largest = exact_polynomials(values, orders)
     for i in range(4):
@@ -79,7 +78,7 @@ def test_against_exact_rationals(backend, kind):
 
 
 @pytest.mark.parametrize("orders", range(9))
-def test_is_a_sum_over_all_sets(backend, orders):
+def test_is_a_sum_over_all_sets(call, orders):
     """Each set k gives its variance times (-1)**(features of k on which the two disagree)."""
     n = 10
     a, b, relevances, variances = problem(6, 5, n, orders)
@@ -90,7 +89,7 @@ def test_is_a_sum_over_all_sets(backend, orders):
         share = np.array([relevances.numpy()[k].prod() for k in sets])
         share *= variances[d].item() / share.sum()
         want += sum(x * agree[..., k].prod(-1) for x, k in zip(share, sets, strict=True))
-    got = ops.anova_kernel(a, b, relevances, variances, backend=backend)
+    got = call(ops.anova_kernel, a, b, relevances, variances)
     assert got.dtype == torch.float64
     np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-13)
 
@@ -123,12 +122,12 @@ def test_every_instruction_set_against_the_reference(isa, rows, columns, n, orde
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-13 * scale.item())
 
 
-def test_gradient_by_differences(backend):
+def test_gradient_by_differences(call):
     """Central differences of the kernel; relevances are far from one, so the scaling shows."""
     a, b, _, variances = problem(6, 5, 7, 4, seed=4)
     relevances = torch.linspace(3.0, 40.0, 7, dtype=torch.float64)
     weights = torch.from_numpy(np.random.default_rng(5).normal(size=(6, 5)))
-    got = ops.anova_kernel_grad(a, b, relevances, variances, weights, backend=backend)
+    got = call(ops.anova_kernel_grad, a, b, relevances, variances, weights)
     for x, grad in ((relevances, got[0]), (variances, got[1])):
         for i in range(len(x)):
             step = 1e-5 * x[i].item()
@@ -141,40 +140,41 @@ def test_gradient_by_differences(backend):
     assert got[0].abs().max() > 1e-4
 
 
-def test_is_a_covariance(backend):
+def test_is_a_covariance(backend, device):
     """Symmetric, the sum of the variances on the diagonal, no eigenvalue below zero; one tensor
     for both arguments gives what two equal ones give."""
-    a, _, relevances, variances = problem(70, 1, 20, 6, seed=6)
+    a, _, relevances, variances = (x.to(device) for x in problem(70, 1, 20, 6, seed=6))
     one = ops.anova_kernel(a, a, relevances, variances, backend=backend)
     two = ops.anova_kernel(a, a.clone(), relevances, variances, backend=backend)
     assert torch.equal(one, one.T)
     torch.testing.assert_close(one, two, rtol=0, atol=1e-14)
+    one, variances = one.cpu(), variances.cpu()
     torch.testing.assert_close(one.diagonal(), variances.sum().expand(70), rtol=0, atol=1e-13)
     assert torch.linalg.eigvalsh(one).min() > -1e-12
 
 
-def test_orders_without_enough_features_add_nothing(backend):
+def test_orders_without_enough_features_add_nothing(call):
     a, b, _, variances = problem(9, 8, 3, 8, seed=7)
-    got = ops.anova_kernel(a, b, torch.ones(3), variances, backend=backend)
-    want = ops.anova_kernel(a, b, torch.ones(3), variances[:4], backend=backend)
+    got = call(ops.anova_kernel, a, b, torch.ones(3), variances)
+    want = call(ops.anova_kernel, a, b, torch.ones(3), variances[:4])
     torch.testing.assert_close(got, want, rtol=0, atol=1e-15)
-    by_relevance, by_variance = ops.anova_kernel_grad(
-        *(a, b, torch.ones(3), variances, torch.ones(9, 8)), backend=backend
+    by_relevance, by_variance = call(
+        ops.anova_kernel_grad, a, b, torch.ones(3), variances, torch.ones(9, 8)
     )
     assert by_relevance.isfinite().all()
     assert (by_variance[4:] == 0).all()
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-320, 1e-200, 1e300])
-def test_relevances_of_any_size(backend, scale):
+def test_relevances_of_any_size(call, scale):
     """Only their ratios matter; where all are zero, only the constant is left."""
     a, b, _, variances = problem(9, 8, 40, 8, seed=8)
     relevances = torch.full((40,), 1.0, dtype=torch.float64)
-    got = ops.anova_kernel(a, b, relevances * scale, variances, backend=backend)
+    got = call(ops.anova_kernel, a, b, relevances * scale, variances)
     want = ops.anova_kernel(a, b, relevances, variances if scale else variances[:1])
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
-    by_relevance, by_variance = ops.anova_kernel_grad(
-        *(a, b, relevances * scale, variances, torch.ones(9, 8)), backend=backend
+    by_relevance, by_variance = call(
+        ops.anova_kernel_grad, a, b, relevances * scale, variances, torch.ones(9, 8)
     )
     assert not by_relevance.isnan().any()
     assert by_variance.isfinite().all()
@@ -197,27 +197,26 @@ def test_same_bits_for_any_number_of_threads(set_threads):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 3), (3, 0), (0, 0)])
-def test_empty(backend, rows, columns):
+def test_empty(call, rows, columns):
     a, b, relevances, variances = problem(rows, columns, 10, 3)
-    assert ops.anova_kernel(a, b, relevances, variances, backend=backend).shape == (rows, columns)
+    assert call(ops.anova_kernel, a, b, relevances, variances).shape == (rows, columns)
     weights = torch.zeros(rows, columns)
-    got = ops.anova_kernel_grad(a, b, relevances, variances, weights, backend=backend)
+    got = call(ops.anova_kernel_grad, a, b, relevances, variances, weights)
     assert torch.equal(got[0], torch.zeros(10, dtype=torch.float64))
     assert torch.equal(got[1], torch.zeros(4, dtype=torch.float64))
 
 
-def test_strided_input_and_input_unchanged(backend):
-    a, b, relevances, variances = problem(12, 10, 130, 3)
-    copies = [x.clone() for x in (a, b, relevances, variances)]
-    got = ops.anova_kernel(
-        a[::3, 1:2], b[::2, 1:2], relevances[1:129:2], variances, backend=backend
-    )
+def test_strided_input_and_input_unchanged(call, device):
+    copies = problem(12, 10, 130, 3)
+    a, b, relevances, variances = (x.clone().to(device) for x in copies)
+    got = call(ops.anova_kernel, a[::3, 1:2], b[::2, 1:2], relevances[1:129:2], variances)
     want = ops.anova_kernel(
-        a[::3, 1:2].clone(), b[::2, 1:2].clone(), relevances[1:129:2].clone(), variances
+        *(x.contiguous() for x in (copies[0][::3, 1:2], copies[1][::2, 1:2], copies[2][1:129:2])),
+        copies[3],
     )
     torch.testing.assert_close(got, want, rtol=0, atol=1e-14)
     for x, copy in zip((a, b, relevances, variances), copies, strict=True):
-        assert torch.equal(x, copy)
+        assert torch.equal(x.cpu(), copy)
 
 
 def test_contract(backend):

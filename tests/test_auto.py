@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,8 @@ from test_proxyspex import drawn, simple
 from spex_core import fit, gp_memory
 from spex_core import masks as bits
 from spex_core.auto import AUTO, AutoRecipe, linear_fit, shares_of, simplex
-from spex_core.sums import added, largest
+from spex_core.proxy import strongest
+from spex_core.sums import added
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +101,7 @@ def test_a_sum_of_transforms() -> None:
     assert support[0].item() == 0
     found = dict(zip(support[:, 0].tolist(), coefs.tolist(), strict=True))
     assert found == {0: 21.0, 5: 2.0, 2: 13.0, -1: 30.0}
-    few, kept = largest(support, coefs, 2)
+    few, kept = strongest(support, coefs, 2)
     assert dict(zip(few[:, 0].tolist(), kept.tolist(), strict=True)) == {0: 21.0, -1: 30.0, 2: 13.0}
 
 
@@ -120,7 +122,9 @@ def test_the_stack_from_end_to_end() -> None:
         fit(masks, y, algorithm=name, seed=1) for name in ("auto", "proxyspex", "gpspex")
     )
     report = ex.report
-    assert (report.algorithm, report.left_out, report.r2_process) == ("auto", 100, None)
+    assert (report.algorithm, report.left_out) == ("auto", 100)
+    assert report.r2_process == pytest.approx(report.r2, abs=0.02)
+    assert 0 <= report.missed < gp.report.missed + 1e-9
     assert report.r2 >= max(proxy.report.r2, gp.report.r2, report.r2_linear) - 0.005
     shares = {
         name: int(text.split(f"{name} ")[1].split("%")[0]) / 100 if f"{name} " in text else 0.0
@@ -140,8 +144,27 @@ def test_the_stack_from_end_to_end() -> None:
         if term in errors:
             wider = (errors[term] ** 2 + (mine[term] - theirs[term]) ** 2) ** 0.5
             assert stderr == pytest.approx(wider, rel=1e-9)
-    np.testing.assert_array_equal(ex.process.predict(masks)[0], gp.process.predict(masks)[0])
-    assert len(fit(masks, y, algorithm="auto", terms=9, seed=1).transform) <= 10
+    unseen = drawn(20, 300, seed=8)
+    mean, stderr = ex.process.predict(unseen)
+    np.testing.assert_allclose(mean, ex.transform.predict(unseen), atol=0.02)
+    own = dataclasses.replace(ex.process, share=1.0, rest=None)
+    bare, least = own.predict(unseen)
+    assert np.abs(bare - mean).max() > 0.02
+    np.testing.assert_allclose(stderr, np.hypot(least, mean - bare), rtol=1e-9)
+
+
+def test_one_member_where_there_is_no_place_for_the_terms_of_all() -> None:
+    f = plant_products(20, 6, 3, seed=0)
+    masks = drawn(20, 100)
+    for terms in (9, 25):
+        ex, *members = (
+            fit(masks, f(masks), algorithm=name, terms=terms, degree=3, seed=1)
+            for name in ("auto", "proxyspex", "gpspex")
+        )
+        assert "100%" in ex.report.plan
+        assert ("linear" in ex.report.plan) == (terms == 25)
+        assert ex.report.r2 >= max(one.report.r2 for one in members) - 0.005
+        assert any(torch.equal(ex.transform.coefs, one.transform.coefs) for one in members)
 
 
 def test_outputs_and_scale() -> None:

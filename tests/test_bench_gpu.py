@@ -40,7 +40,9 @@ def test_every_row_can_be_made(bench: ModuleType, monkeypatch: pytest.MonkeyPatc
     small = {"values": 256, "samples": 2000, "terms": 70, "gram": 65, "affine": 5, "process": 20}
     small |= {"rows": 30, "b": 5, "planted": 6, "trees": 10, "boosted": (300, 70, 2)}
     small["inference"] = bench.InferenceSizes(*SMALL)
-    rows = bench.all_rows(torch.device("cpu"), 1.0, 0.0, bench.Sizes(**small))
+    deadline = bench.timing.Deadline(1e9)
+    rows = list(bench.all_rows(torch.device("cpu"), 1.0, 0.0, bench.Sizes(**small), deadline))
+    assert not deadline.left_out
     assert [row for row in rows if not row["equal"]] == []
     assert {row["op"] for row in rows} > OPS | INFERENCE
     rivals = {row["op"] for row in rows if "over rival" in row}
@@ -49,7 +51,7 @@ def test_every_row_can_be_made(bench: ModuleType, monkeypatch: pytest.MonkeyPatc
 
 
 def test_overhead_is_taken_of_every_op_that_the_host_does_not_wait_for(bench: ModuleType) -> None:
-    rows = bench.overhead_rows(torch.device("cpu"))
+    rows = list(bench.overhead_rows(torch.device("cpu"), bench.timing.Deadline(1e9)))
     kernels = {op for op, there in backend.OPS.items() if {"triton", "cuda"} & set(there)}
     assert {row["op"] for row in rows} == {f"{op}, overhead" for op in kernels - WAITS["triton"]}
 
@@ -61,8 +63,36 @@ def test_a_wrong_result_is_not_equal(bench: ModuleType, monkeypatch: pytest.Monk
         "score_last",
         lambda *given, backend: right(*given, backend=backend) + (backend == "auto"),
     )
-    rows = bench.inference_rows(torch.device("cpu"), 1.0, 0.0, bench.InferenceSizes(*SMALL))
+    given = torch.device("cpu"), 1.0, 0.0, bench.InferenceSizes(*SMALL), bench.timing.Deadline(1e9)
+    rows = list(bench.inference_rows(*given))
     assert [row["op"] for row in rows if not row["equal"]] == ["score_last"]
+
+
+def test_no_row_is_started_after_the_deadline(bench: ModuleType) -> None:
+    late, sizes = bench.timing.Deadline(-1.0), bench.Sizes(values=256)
+    assert list(bench.fwht_rows(torch.device("cpu"), 1.0, 0.0, sizes, late)) == []
+    assert len(late.left_out) == len(bench.FWHT)
+    assert late.left_out[0] == "fwht float32 b=3 values=256"
+
+
+def test_what_was_measured_is_written(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the rows that are wrong, with those left out, and before an error."""
+    written = []
+    monkeypatch.setattr(bench, "write", lambda name, rows, **more: written.append((rows, more)))
+    late = bench.timing.Deadline(-1.0)
+    late.allows("fwht", "b=3")
+    right, wrong = {"op": "a", "equal": True}, {"op": "b", "equal": False}
+    with pytest.raises(SystemExit, match=r"not equal to the CPU: .*'b'"):
+        bench.report(iter([right, wrong]), late, {"device": "none"})
+    assert written == [([right, wrong], {"device": "none", "left_out": ["fwht b=3"]})]
+
+    def failing():
+        yield right
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        bench.report(failing(), late, {})
+    assert written[1][0] == [right]
 
 
 def test_the_dense_product_is_what_it_is_compared_with(bench: ModuleType) -> None:

@@ -318,6 +318,16 @@ def test_limits_are_kept(boost, depth, leaves, min_leaf):
     assert ("leaves", True) in met or ("depth", True) in met
 
 
+def test_any_depth_may_be_asked_for(boost):
+    """No kernel takes as many steps as that."""
+    masks, values, _ = problem(100, 20, 0, whole=False)
+    call = {"trees": 2, "leaves": 40, "min_leaf": 1}
+    assert_same(
+        boost(masks, values, 20, depth=2**31 - 1, **call),
+        boost(masks, values, 20, depth=40, **call),
+    )
+
+
 def test_draws_are_reproducible_and_of_the_stated_size(boost, compiled):
     masks, values, _ = problem(100, 40, 0, fits=2, whole=False)
     call = {"trees": 20, "min_leaf": 3, "feature_share": 0.1}

@@ -395,6 +395,7 @@ def test_auto_takes_these_kernels(gpu: torch.device) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("kept_memory")
 def test_a_transform_can_be_captured_in_a_graph(gpu: torch.device) -> None:
     x = torch.randn(64, 1 << 13, device=gpu)
     ops.fwht(x, backend="cuda")

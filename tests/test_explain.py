@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -110,6 +111,27 @@ def masks_of(budget: int, n: int, seed: int) -> np.ndarray:
 
     spex_core.proxyspex(record, n, budget=budget, degree=1, seed=seed)
     return np.concatenate(asked)
+
+
+def test_spex_has_to_beat_the_stack_by_half_a_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEX explains a part; the stack is made to have an R2 near that of SPEX."""
+    monkeypatch.setattr("spex_core.auto.affordable", lambda *_, **__: False)
+    turn = np.random.default_rng(0).normal(size=30)
+    stacked = spex_core.fit(masks_of(20, 30, 1), np.arange(20.0), algorithm="auto", degree=1)
+
+    def took(r2: float) -> tuple[str, str]:
+        report = dataclasses.replace(stacked.report, r2=r2)
+        found = dataclasses.replace(stacked, report=report)
+        monkeypatch.setitem(explain.__globals__, "explain_values", lambda *_, **__: found)
+        ex = explain(lambda x: 9 * np.sin(1e4 * (x @ turn)) + lonely(x), 30, budget=2400, degree=3)
+        return ex.report.algorithm, ex.report.plan
+
+    algorithm, plan = took(-1.0)
+    score = float(plan.split("SPEX tried, R2 ")[1].split()[0])
+    assert algorithm == "spex"
+    assert 0 < score < 0.8
+    assert took(score - 0.01)[0] == "spex"
+    assert took(score - 0.003)[0] == "auto"
 
 
 def test_all_masks_are_used_where_spex_fails() -> None:

@@ -2,13 +2,15 @@
 instruction sets of the cpu backend are held to the bits of the reference."""
 
 import functools
+import importlib
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from spex_core import ops, reference
-from spex_core.backend import pick, refusal
+from spex_core.backend import interpreted, pick, refusal, why_not
 from spex_core.errors import BackendUnavailable
 
 pytestmark = pytest.mark.op("fwht")
@@ -281,10 +283,33 @@ def test_auto_takes_the_compiled_kernel_where_it_is_built():
     assert pick("fwht", "auto", CPU) == ("cpu" if there else "reference")
 
 
-@pytest.mark.parametrize("b", [13, 14, 16])
-def test_less_shared_memory_gives_the_same_bits(b: int, fwht, monkeypatch) -> None:
-    """As on AMD's GPUs, where triton has float64 in one pass to b = 13."""
-    x = torch.randn(2, 1 << b, dtype=torch.float64, generator=torch.Generator().manual_seed(b))
-    expected = reference.fwht(x)
-    monkeypatch.setattr(torch.version, "hip", "6.0")
-    assert torch.equal(fwht(x), expected)
+@pytest.mark.parametrize("most", [9, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_less_shared_memory_gives_the_same_bits(most: int, dtype, monkeypatch) -> None:
+    """No tile of either pass is larger than what is shared."""
+    kernels = triton_fwht()
+    tiles, shape = [], kernels.shape
+    monkeypatch.setattr(kernels, "one_pass", lambda x: most)
+    monkeypatch.setattr(kernels, "TACTICS", [{"LOG_TILE": most, "LOG_THREAD": 4}])
+    monkeypatch.setattr(kernels, "shape", lambda *sizes: tiles.append(sizes[0]) or shape(*sizes))
+    for b in (most, most + 1, most + 5):
+        x = torch.randn(2, 1 << b, generator=torch.Generator().manual_seed(b), dtype=dtype)
+        assert torch.equal(ops.fwht(x, backend="triton"), reference.fwht(x))
+    assert max(tiles) == most
+    assert len(tiles) == 5  # passes
+
+
+@pytest.mark.parametrize(
+    ("kib", "passes"), [(227, (14, 14)), (163, (14, 14)), (99, (14, 13)), (64, (14, 13))]
+)
+def test_one_pass_fits_in_shared_memory(kib: int, passes: tuple[int, int], monkeypatch) -> None:
+    kernels = triton_fwht()
+    monkeypatch.setattr(kernels, "shared_memory", lambda device: 1024 * kib)
+    there = (SimpleNamespace(is_cuda=True, dtype=x, device=CPU) for x in (torch.half, torch.double))
+    assert tuple(map(kernels.one_pass, there)) == passes
+
+
+def triton_fwht() -> ModuleType:
+    if why_not("triton") is not None or not interpreted():
+        pytest.skip("needs Triton's interpreter")
+    return importlib.import_module("spex_core.triton_kernels.fwht")

@@ -8,6 +8,7 @@ import torch
 from test_anova import all_terms, characters
 
 from spex_core import masks as bits
+from spex_core import ops
 from spex_core.anova import Anova, Taste, linear
 from spex_core.gp import fit_gp
 from spex_core.gp_folds import (
@@ -23,6 +24,7 @@ from spex_core.gp_folds import (
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
 from spex_core.proxy import LEVELS, folds
+from spex_core.transform import r2
 
 N = 8
 
@@ -297,11 +299,74 @@ def test_a_fit_that_is_not_clearly_better_has_a_share_of_a_linear_one():
         i = first[tuple(row)]
         wider = (alone.stderr[i] ** 2 + (alone.coefs[i] - coef) ** 2) ** 0.5
         assert float(stderr) == pytest.approx(float(wider), rel=1e-9)
-    (few,) = fit_gp(
-        *(bits.pack(dense), torch.from_numpy(y)[None], 12), **(arguments | {"terms": 5})
+    assert mixed.r2_process == pytest.approx(1 - ((left - mixed.whole) ** 2).sum() / variance)
+    np.testing.assert_allclose(mixed.whole, 0.6 * alone.whole + 0.4 * predicted.linear, atol=1e-9)
+    for terms in (5, 13):  # fewer than features, and fewer than the sum has
+        (few,) = fit_gp(
+            *(bits.pack(dense), torch.from_numpy(y)[None], 12), **(arguments | {"terms": terms})
+        )
+        assert ("of a linear fit" in few.note) == (terms == 13)
+        assert len(few.coefs) == terms + 1
+        assert few.r2 == pytest.approx(r2(left, few.predicted.fitted))
+        assert few.r2_process == pytest.approx(
+            mixed.r2_process if terms == 13 else alone.r2_process
+        )
+        assert few.missed > mixed.missed
+    np.testing.assert_array_equal(few.whole, mixed.whole)
+    assert np.abs(few.predicted.fitted - mixed.predicted.fitted).max() > 0.01
+
+
+def test_the_process_of_a_fit_with_a_share_of_a_linear_one():
+    """It predicts the sum, and how far that is from the mean of the posterior counts as off."""
+    rng = np.random.default_rng(5)
+    dense = rng.random((50, 12)) < 0.5
+    y = dense @ rng.normal(size=12) + 2.0 * (dense[:, 0] ^ dense[:, 1]) + rng.normal(size=50)
+    arguments = {"degree": 3, "terms": None, "trees": False, "seed": 0}
+    alone, mixed = (
+        fit_gp(bits.pack(dense), torch.from_numpy(y)[None], 12, **arguments, recipe=recipe)[0]
+        for recipe in (GpRecipe(hedge=0.0), GP_DEFAULT)
     )
-    assert "of a linear fit" not in few.note
-    assert len(few.coefs) <= 6
+    assert (mixed.process.share, alone.process.share) == (0.6, 1.0)
+    new = rng.random((100, 12)) < 0.5
+    want = ops.parity_predict(bits.pack(new), mixed.support, mixed.coefs).numpy()
+    mean, stderr = mixed.process.predict(new)
+    np.testing.assert_allclose(mean, want, atol=1e-3)  # dust
+    own, own_stderr = alone.process.predict(new)
+    assert np.abs(mean - own).max() > 0.1
+    np.testing.assert_allclose(stderr, np.hypot(own_stderr, mean - own), rtol=1e-9)
+    wide = mixed.process.of_all(70, np.arange(5, 65, 5), power=3)
+    apart = np.zeros((100, 70), bool)
+    apart[:, 5:65:5] = new
+    for got, narrow in zip(wide.predict(apart), (mean, stderr), strict=True):
+        np.testing.assert_allclose(got, 8 * narrow, rtol=1e-12)
+
+
+def test_a_linear_fit_of_more_features_than_terms_is_scored_cut():
+    rng = np.random.default_rng(3)
+    dense = rng.random((60, 30)) < 0.5
+    y = torch.from_numpy(dense @ rng.normal(size=30))
+    arguments = {"degree": 2, "trees": False, "seed": 0}
+    (few,) = fit_gp(bits.pack(dense), y[None], 30, terms=5, **arguments)
+    assert len(few.coefs) == 6
+    assert 0.3 < few.r2 < 0.8 < 0.99 < few.r2_linear == few.r2_process
+    assert few.r2 == pytest.approx(r2(y.numpy()[few.predicted.rows], few.predicted.fitted))
+
+
+def test_terms_for_all_features():
+    """By default a linear fit and a share of one keep all features, of more than 1,024 too."""
+    recipe = GpRecipe(least_terms=8, hedge=0.4)
+    assert [recipe.terms_of(100, n) for n in (12, 70, 10**6)] == [50, 70, 65_536]
+    assert [GP_DEFAULT.terms_of(100, n) for n in (12, 1024, 1500)] == [1024, 1024, 1500]
+    assert GP_DEFAULT.terms_of(5000, 1500) == 2500
+    rng = np.random.default_rng(5)
+    dense = rng.random((20, 25)) < 0.5
+    y = dense @ rng.normal(size=25) + 2.0 * (dense[:, 0] ^ dense[:, 1]) + rng.normal(size=20)
+    (found,) = fit_gp(
+        *(bits.pack(dense), torch.from_numpy(y)[None], 25),
+        degree=3, terms=None, trees=False, seed=0, recipe=recipe,
+    )  # fmt: skip
+    assert "with 40% of a linear fit" in found.note
+    assert len(found.coefs) == 26
 
 
 def test_hyperparameters_from_some_samples_and_folds():

@@ -195,6 +195,26 @@ def test_degree_and_terms_are_bounds() -> None:
     assert few.report.missed > ex.report.missed
 
 
+@pytest.mark.parametrize("algorithm", ["proxyspex", "gpspex", "auto"])
+@pytest.mark.parametrize("name", ["line", "products", "both"])
+def test_r2_is_that_of_the_terms_asked_for(name: str, algorithm: str) -> None:
+    """Of fewer terms than features, whether they are of a linear fit, of a process or of a sum.
+    The fits that are scored have seen fewer samples than the result, and may do worse."""
+    weights = 0.9 ** np.arange(30)
+    products = plant_products(30, 8, 3, seed=0)
+    f = {
+        "line": lambda x: x @ weights,
+        "products": products,
+        "both": lambda x: products(x) + 0.3 * (x @ weights),
+    }[name]
+    masks = drawn(30, 100)
+    unseen = np.random.default_rng(9).random((2000, 30)) < 0.5
+    for terms in (5, 12):
+        ex = fit(masks, f(masks), algorithm=algorithm, terms=terms, degree=3)
+        assert len(ex.transform) <= terms + 1
+        assert -0.2 < ex.report.r2 - ex.transform.score(unseen, f(unseen)) < 0.08
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -258,7 +278,7 @@ def test_the_report_is_true() -> None:
     assert 0 <= report.missed < 0.05
     text = str(report)
     assert "gpspex, preset default, degree 3, seed 7; " in text
-    assert f"the whole process {report.r2_process:.4f}, with {report.missed:.2%} of its " in text
+    assert f"all terms {report.r2_process:.4f}, those left out hold {report.missed:.2%} of" in text
 
 
 def test_files_hold_the_errors_and_old_ones_are_read(tmp_path: Path) -> None:

@@ -124,11 +124,12 @@ def test_contract(wrong, error, message):
         head_scale(**GOOD | wrong)
 
 
-def test_triton_refuses_what_requires_a_gradient(backend):
+def test_triton_refuses_what_requires_a_gradient(backend, call):
     if backend != "triton":
         pytest.skip("of triton only")
+    leaf = torch.ones(4, 3, 2, requires_grad=True)
     with pytest.raises(ValueError, match="head_scale: backend 'triton' has no gradient"):
-        head_scale(**GOOD | {"x": torch.ones(4, 3, 2, requires_grad=True), "backend": "triton"})
+        call(head_scale, **GOOD | {"x": leaf})
 
 
 def test_the_launcher_never_reads_out_of_range(backend, device):

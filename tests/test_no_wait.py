@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spex_core import checks, ops, ops_inference
+from spex_core import checks, fakes, ops, ops_inference
 from spex_core.backend import OPS, emulated, interpreted, why_not
+from spex_core.codes import bch_code
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,13 +142,24 @@ def test_bad_readings_on_a_device_decode_to_nothing(backend: str, on_a_device: N
     readings = 2 + numbers(3, CODE.delays).tanh()
     expected = ops.bch_decode(readings, CODE, backend=backend)
     assert (expected[1] >= 0).all()
-    for bad in (torch.nan, torch.inf, -torch.inf):
+    for place, bad in [(3, torch.nan), (3, torch.inf), (3, -torch.inf), (slice(None), torch.nan)]:
         worse = readings.clone()
-        worse[1, 3] = bad
+        worse[1, place] = bad
         features, counts = ops.bch_decode(worse, CODE, backend=backend)
         assert counts.tolist() == [expected[1][0], -1, expected[1][2]]
         assert torch.equal(features[::2], expected[0][::2])
         assert features[1].tolist() == [-1, -1]
+
+
+def test_a_compiled_call_puts_a_code_together_once() -> None:
+    """Copies of its tables on a device are remembered by the code."""
+    codes = []
+    for code in (CODE, bch_code(CODE.n + 1, CODE.t), CODE):
+        args, options = fakes.flat_code(numbers(3, code.delays), code, chase=1)
+        codes.append(fakes.whole_code(*args, **options)[0][1])
+    assert codes[0] is codes[2]
+    assert codes[0] is not codes[1]
+    assert (codes[0].n, codes[1].n, codes[0].m, codes[0].t) == (CODE.n, CODE.n + 1, CODE.m, CODE.t)
 
 
 @pytest.mark.parametrize("bad", [-1, 4, 70, -(2**63), 2**62])

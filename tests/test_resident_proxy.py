@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from spex_core import (
     resident,
     resident_fit,
     resident_proxy,
+    resident_uniform,
     ridge,
 )
 from spex_core import masks as bits
@@ -40,12 +42,12 @@ def smooth(n: int) -> Callable[[Tensor], Tensor]:
     return lambda x: f(x) + 0.3 * torch.sin(3 * x[:, : n // 2].sum(1) + x[:, 0])
 
 
-def run(f: Callable, n: int, budget: int, **options) -> resident_proxy.Run:
+def run(f: Callable, n: int, budget: int, **options) -> resident_uniform.Run:
     how = {"degree": 5, "terms": None, "seed": 3, "batch_size": 128, "progress": None} | options
     return resident_proxy.run(f, n, CPU, lambda _: nullcontext(), budget=budget, **how)
 
 
-def transform(found: resident_proxy.Run, output: int = 0) -> SparseTransform:
+def transform(found: resident_uniform.Run, output: int = 0) -> SparseTransform:
     samples, fit = found.samples, found.fits[output]
     coefs = torch.from_numpy(np.ldexp(fit.coefs.numpy(), samples.powers[output]))
     return SparseTransform(samples.n, samples.widened(fit.support), coefs)
@@ -80,6 +82,19 @@ def test_the_same_as_on_the_host(n: int, budget: int, on_a_device: None) -> None
     assert found.samples.warnings == report.warnings
 
 
+def test_a_linear_fit_has_no_more_terms_than_asked_for() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return x.double() @ 0.9 ** torch.arange(30.0, dtype=torch.float64)
+
+    (fit,) = run(f, 30, 60, terms=5).fits
+    host = spex_core.proxyspex(lambda x: f(torch.from_numpy(x)).numpy(), n=30, budget=60, terms=5,
+                               seed=3)  # fmt: skip
+    assert fit.note == "a linear fit, the best on samples left out"
+    assert torch.equal(fit.support, host.transform.support)
+    assert (fit.r2, fit.r2_linear) == pytest.approx((host.report.r2, host.report.r2_linear))
+    assert fit.r2 < 0.8 < 0.999 < fit.r2_linear
+
+
 def test_what_moves_does_not_grow_with_the_samples() -> None:
     moved = []
     for budget in (300, 900):
@@ -89,7 +104,7 @@ def test_what_moves_does_not_grow_with_the_samples() -> None:
         terms = found.fits[0].support.nbytes + found.fits[0].coefs.nbytes
         moved.append(found.moved["to_host"] - batches - terms)
     of_priors, of_mixture = 4 * 8 * 27, 8 * 27
-    each = 4 + 1 + 8 + 16 + 6  # a power, what varies, a constant, scores, orders
+    each = 4 + 1 + 8 + 24 + 6  # a power, what varies, a constant, scores, orders
     assert {x - each - of_priors for x in moved} <= {0, of_mixture}, moved
 
 
@@ -110,13 +125,13 @@ def test_nothing_else_moves(
     with TwoWorlds(monkeypatch):
         monkeypatch.setattr(resident_fit, "LEVELS", torch.tensor(levels).double())
         transfers = Transfers(CPU)
-        plan = resident_proxy.drawn(n, budget, 0, transfers)
+        plan = resident_uniform.drawn(n, budget, 0, transfers)
         values = resident.evaluate(f, plan, transfers, batch_size=50)[0]
         before = transfers.to_host
         with transfers:
-            samples = resident_proxy.sampled(plan, values[None], transfers)
-            how = {"degree": 3, "terms": 30, "seed": 0, "recipe": FEW}
-            (fit,) = resident_proxy.fit_outputs(samples, transfers, **how)
+            samples = resident_uniform.sampled(plan, values[None], transfers)
+            fit = partial(resident_fit.fit, degree=3, terms=30, seed=0, recipe=FEW)
+            (fit,) = resident_uniform.fit_outputs(samples, transfers, fit)
         with pytest.raises(Mixed):
             values.numpy()
     assert fit.support.on_host
@@ -130,7 +145,7 @@ def test_nothing_else_moves(
 def test_the_masks_are_those_of_the_host(n: int, budget: int) -> None:
     """Also where draws repeat, and where most of the table is asked for."""
     plan, expected = (
-        resident_proxy.drawn(n, budget, 7, Transfers(CPU)),
+        resident_uniform.drawn(n, budget, 7, Transfers(CPU)),
         plan_uniform(n, budget, seed=7),
     )
     masks = plan.masks(0, plan.total)
@@ -182,7 +197,7 @@ def test_levels_without_looking(rank: int, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_device_takes_the_way_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def on_device(f, n, device, clock, **how) -> resident_proxy.Run:
+    def on_device(f, n, device, clock, **how) -> resident_uniform.Run:
         seen.append(device)
         return of_proxy(f, n, CPU, clock, **how)
 

@@ -62,7 +62,11 @@ def same_terms(a: Explanation, b: Explanation) -> bool:
 
 
 @pytest.mark.parametrize("decoder", ["soft", "hard"])
-def test_recovers_a_small_function_on_every_backend(backend: str, decoder: str) -> None:
+def test_recovers_a_small_function_on_every_backend(
+    backend: str, device: torch.device, decoder: str
+) -> None:
+    if device.type != "cpu":
+        pytest.skip("tests/test_gpu.py runs on a device")
     f = plant(12, 5, 2, seed=0)
     ex = spex(f, 12, budget=600, degree=2, decoder=decoder, backend=backend)
     assert worst(f.terms, ex.transform.to_dict()) < 1e-6

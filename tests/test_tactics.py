@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from triton_problems import DEVICE, PROBLEMS
+from triton_problems import DEVICE, MARKS, PROBLEMS
 
 from spex_core.backend import why_not
 
@@ -15,6 +15,8 @@ if (reason := why_not("triton")) is not None:
     pytest.skip(f"triton: {reason}", allow_module_level=True)
 
 from spex_core.triton_kernels import tactics
+
+pytestmark = MARKS
 
 
 def module_of(problem) -> object:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch._dynamo  # before a test patches what it looks up once
+from conftest import EACH, device_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from spex_core import ops, ops_inference
-from spex_core.backend import OPS, pick
+from spex_core.backend import OPS, pick, refusal
 from spex_core.codes import bch_code
 
 CPU = torch.device("cpu")
@@ -101,6 +103,18 @@ def public(name: str) -> Callable:
     return getattr(ops, name, None) or getattr(ops_inference, name)
 
 
+def problem(name: str, device: torch.device, grad: bool = False) -> tuple[tuple, dict]:
+    """Arguments and options of a call, on a device."""
+
+    def there(x: Tensor) -> Tensor:
+        return x.detach().to(device).requires_grad_(grad and x.requires_grad)
+
+    args, options = FURTHER[name]() if name in FURTHER else (CALLS[name](), {})
+    if name == "uniform_masks":
+        options["device"] = device
+    return tree_map_only(Tensor, there, (args, options))
+
+
 class Recorder(TorchDispatchMode):
     """Keeps the calls of our operators."""
 
@@ -117,29 +131,30 @@ class Recorder(TorchDispatchMode):
 DIFFERENTIABLE = ("fwht", "parity_predict", "parity_adjoint")
 
 
-@pytest.fixture(params=["reference", "cpu", "triton", "cuda"])
+@pytest.fixture(params=EACH)
 def backend(request: pytest.FixtureRequest) -> str:
-    from spex_core.backend import refusal
+    """Each backend that has the op `name`."""
+    op, by = request.node.callspec.params["name"], request.param
+    if (reason := refusal(op, by, device_of(by))) is not None:
+        pytest.skip(f"{by}: {reason}")
+    return by
 
-    op = request.node.callspec.params["name"]
-    if (reason := refusal(op, request.param, CPU)) is not None:
-        pytest.skip(f"{request.param}: {reason}")
-    return request.param
+
+@pytest.fixture
+def device(backend: str) -> torch.device:
+    return device_of(backend)
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_opcheck(name: str, backend: str) -> None:
+def test_opcheck(name: str, backend: str, device: torch.device) -> None:
     operator = getattr(torch.ops.spex_core, name).default
-    torch.library.opcheck(operator, CALLS[name](), {"backend": backend})
+    torch.library.opcheck(operator, problem(name, device, grad=True)[0], {"backend": backend})
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_compiles_as_one_graph(name: str, backend: str) -> None:
+def test_compiles_as_one_graph(name: str, backend: str, device: torch.device) -> None:
     torch._dynamo.reset()  # the lambda below is one piece of code for all of them
-    op, given = (
-        getattr(ops, name),
-        [x.detach() if isinstance(x, Tensor) else x for x in CALLS[name]()],
-    )
+    op, given = getattr(ops, name), problem(name, device)[0]
     graphs: list[torch.fx.GraphModule] = []
 
     def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
@@ -158,31 +173,34 @@ def test_every_op_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", FURTHER)
-def test_opcheck_further(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    args, options = FURTHER[name]()
+def test_opcheck_further(
+    name: str, backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, options = problem(name, device)
+    call = functools.partial(public(name), *args, **options, backend=backend)
     with Recorder() as recorder, monkeypatch.context() as patch:
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        found = public(name)(*args, **options)
-    assert type(found) is type(public(name)(*args, **options))
+        found = call()
+    assert type(found) is type(call())
     ((operator, *given),) = recorder.calls
     assert operator.name() == f"spex_core::{name}"
     torch.library.opcheck(operator, *given)
 
 
 @pytest.mark.parametrize("name", FURTHER)
-def test_compiles_as_one_graph_further(name: str) -> None:
+def test_compiles_as_one_graph_further(name: str, backend: str, device: torch.device) -> None:
     """fullgraph: also where sizes depend on values."""
     torch._dynamo.reset()
-    args, options = FURTHER[name]()
+    args, options = problem(name, device)
     graphs: list[torch.fx.GraphModule] = []
 
     def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
         graphs.append(graph)
         return graph.forward
 
-    op = public(name)
-    whole = torch.compile(lambda *args: op(*args, **options), backend=keep, fullgraph=True)
-    found, expected = whole(*args), op(*args, **options)
+    op = functools.partial(public(name), **options, backend=backend)
+    whole = torch.compile(lambda *args: op(*args), backend=keep, fullgraph=True)
+    found, expected = whole(*args), op(*args)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert len(graphs) == 1
     assert f"spex_core.{name}" in graphs[0].code
@@ -198,12 +216,14 @@ def test_gradient(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_every_backend_has_the_gradient_of_the_reference(name: str, backend: str) -> None:
-    *fixed, x = CALLS[name]()
+def test_every_backend_has_the_gradient_of_the_reference(
+    name: str, backend: str, device: torch.device
+) -> None:
     found = []
-    for by in (backend, "reference"):
+    for by, where in ((backend, device), ("reference", CPU)):
+        *fixed, x = problem(name, where, grad=True)[0]
         out = getattr(ops, name)(*fixed, x, backend=by)
-        found.append(torch.autograd.grad(out, x, numbers(*out.shape))[0])
+        found.append(torch.autograd.grad(out, x, numbers(*out.shape).to(where))[0].cpu())
     torch.testing.assert_close(*found)
 
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_traced import FURTHER, public
+from test_traced import problem as call_of
+from test_traced import public
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from triton_problems import PROBLEMS, anova_kernel_grad, bch_decode, boost, peel, tree_fourier
+from triton_problems import (
+    DEVICE,
+    MARKS,
+    PROBLEMS,
+    anova_kernel_grad,
+    bch_decode,
+    boost,
+    peel,
+    tree_fourier,
+)
 
 from spex_core import ops_inference
-from spex_core.backend import OPS, interpreted, why_not
+from spex_core.backend import OPS, why_not
 
 if (reason := why_not("triton")) is not None:
     pytest.skip(f"triton: {reason}", allow_module_level=True)
+
+pytestmark = MARKS
 
 
 class Full(TorchFunctionMode):
@@ -56,9 +68,7 @@ INFERENCE = [op for op, there in OPS.items() if "triton" in there and hasattr(op
 
 @pytest.mark.parametrize("op", INFERENCE)
 def test_masked_inference_finds_no_memory(op: str) -> None:
-    if not interpreted():
-        pytest.skip("CPU tensors need Triton's interpreter")
-    args, options = FURTHER[op]()
+    args, options = call_of(op, DEVICE)
     want = public(op)(*args, **options, backend="triton")
     with Full(0), pytest.raises(torch.OutOfMemoryError):
         public(op)(*args, **options, backend="triton")

@@ -4,6 +4,7 @@ it touches exists. Runs in Triton's interpreter, whose addresses are plain integ
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_parity_bits() -> None:
     support = torch.zeros(32, words, dtype=torch.int64)
     support[:, -1] = torch.tensor(-(2**63) | 1)
     run_program(
-        *(parity_bits._parity_bits_kernel, (STRIDE // 32 - 1, s // 32)),
+        *(parity_bits._parity_bits_kernel, ((s // 32 + 1) * (STRIDE // 32) - 1,)),
         *(Far(columns, 64 * (words - 1) * STRIDE), Far(support, s * words), Far(out, s * STRIDE)),
         *(s + 20, words, STRIDE),
         **tactic,
@@ -196,8 +197,8 @@ def test_anova_kernel() -> None:
     out = torch.zeros(size, masks, dtype=torch.float64)
     far = Far(rows, 2**15)
     run_program(
-        *(anova_kernel._anova_kernel_kernel, (block, block), far, far, relevances, variances),
-        *(norms, Far(out, 2**15 * masks), masks, masks, 1, n),
+        *(anova_kernel._anova_kernel_kernel, (block * (masks // size) + block,), far, far),
+        *(relevances, variances, norms, Far(out, 2**15 * masks), masks, masks, 1, n),
         **{"SAME": 1, "ORDERS": 2, **tactic},
     )
     assert 2**15 * masks >= 2**31
@@ -298,3 +299,25 @@ def test_peel() -> None:
     )
     assert torch.allclose(image[0], mean * signs)
     assert not image[1].any()
+
+
+def test_the_second_axis_of_a_grid_has_no_room_for_millions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """65,535 programs; terms and masks are therefore along the first."""
+    grids = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable:
+            grids.append(grid)
+            return lambda *args, **constants: None
+
+    monkeypatch.setattr(parity_bits, "_parity_bits_kernel", Kernel())
+    monkeypatch.setattr(anova_kernel, "_anova_kernel_kernel", Kernel())
+    one, many = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(2**22, 1, dtype=torch.int64)
+    parity_bits.parities(torch.zeros(64, 1, dtype=torch.int64), many)
+    ones = torch.ones(2, dtype=torch.float64)
+    for sides in ((one, many), (many, one)):
+        anova_kernel.anova_kernel(*sides, ones, ones)
+    assert [grid[0] for grid in grids] == [2**17] * 3
+    assert all(extent < 2**16 for grid in grids for extent in grid[1:])

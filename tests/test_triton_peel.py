@@ -10,7 +10,7 @@ import torch
 from planted import plant
 from test_peel import arguments, problem, true_bins
 from torch import Tensor
-from triton_problems import DEVICE
+from triton_problems import DEVICE, MARKS
 
 from spex_core import ops, reference_decode
 from spex_core.backend import why_not
@@ -22,6 +22,7 @@ if (reason := why_not("triton")) is not None:
 from spex_core.triton_kernels.peel import Bins, Peeler, extended, side_by_side
 from spex_core.triton_kernels.peel_search import Candidates, Problem, toggled
 
+pytestmark = MARKS
 FLOOR = 1e-3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from forests import grow
 from torch import Tensor
@@ -10,6 +11,7 @@ from spex_core import ops
 from spex_core.codes import bch_code
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MARKS = [pytest.mark.gpu] if DEVICE.type == "cuda" else []  # of modules that test on DEVICE
 
 
 def words(*shape: int, seed: int = 0) -> Tensor:

@@ -80,9 +80,11 @@ def _anova_kernel_kernel(
     BLOCK: tl.constexpr,
 ):
     """One program a square of pairs and, where both sides are the SAME, its mirror image."""
-    if SAME * tl.program_id(0) <= tl.program_id(1):
-        s = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-        t = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    across = tl.cdiv(columns, BLOCK)
+    row, column = tl.program_id(0) // across, tl.program_id(0) % across
+    if SAME * row <= column:
+        s = row.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+        t = column.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
         zero = tl.zeros((BLOCK, BLOCK), tl.float64)
         e1, e2, e3, e4, e5, e6, e7, e8 = zero, zero, zero, zero, zero, zero, zero, zero
         for i in range(n):
@@ -285,8 +287,8 @@ def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: T
     norms, variances = usable(norms_of(relevances, len(variances) - 1), variances)
 
     def run(tactic: dict) -> None:
-        grid = triton.cdiv(rows, tactic["BLOCK"]), triton.cdiv(columns, tactic["BLOCK"])
-        _anova_kernel_kernel[grid](
+        squares = triton.cdiv(rows, tactic["BLOCK"]) * triton.cdiv(columns, tactic["BLOCK"])
+        _anova_kernel_kernel[(squares,)](
             *(masks, others, relevances, variances, norms, out, rows, columns, masks.shape[1], n),
             SAME=int(same),
             ORDERS=len(variances) - 1,

@@ -16,7 +16,8 @@ from ..codes import BchCode
 from . import on_device_of
 from .gf import connection, splits
 
-LANES = 128  # of a program that finds locators or scores
+LANES = 256  # of a program that finds locators or scores
+WARPS = 8  # that find locators; with half of both an H100's assembler spills
 POSITIONS = 512  # tried at a time
 MOST_LANES = 1 << 20  # at a time
 
@@ -51,6 +52,7 @@ def _syndromes_kernel(
     for i in range(flips):
         weakest = tl.min(strength, axis=0)
         chosen = tl.min(tl.where(strength == weakest, p, BLOCK_R), axis=0)  # the first on a tie
+        chosen = tl.minimum(chosen, parities - 1)  # where all are NaN
         add = tl.load(table_ptr + chosen * T + j, mask=j < T, other=0)
         tl.store(flips_ptr + (row * flips + i) * T + j, add, mask=j < T)
         strength = tl.where(p == chosen, float("inf"), strength)
@@ -263,6 +265,7 @@ def find_locators(
         FLIPS=flips,
         T=t,
         BLOCK=LANES,
+        num_warps=WARPS,
     )
     return locators, degrees
 

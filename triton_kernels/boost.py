@@ -125,17 +125,18 @@ def add_tree(
     weights = torch.stack([fitted, whole - 128 * high, high]).to(torch.int8)  # (3, T)
 
     root = Node(*down(torch.stack([fitted.sum(), whole.sum()])).tolist(), 0)
-    level = [root]
-    while level and level[0].depth < depth:
+    level, steps = [root], 0
+    while level and steps < depth:
         find_splits(data, root, level, weights, allowed, min_leaf, l2)
         taken, _ = best_first(root, leaves)
         level = [child for node in level if node in taken for child in node.children]
+        steps += 1
 
     first = len(forest.nodes)
     add_nodes(forest, *best_first(root, leaves), rate, l2, scale)
     added = forest.nodes[first:]
     links = [(f, a - first, p - first) if f >= 0 else (-1, -1, -1) for f, a, p, _ in added]
-    reached = walk(data.masks, data.tensor(links, torch.int32), depth)
+    reached = walk(data.masks, data.tensor(links, torch.int32), steps)
     return residual - data.tensor([value for *_, value in added], torch.float64)[reached]
 
 

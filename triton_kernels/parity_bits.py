@@ -76,10 +76,12 @@ def _parity_bits_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    """One program a block of terms and of words of 64 masks. Every term takes its features one
-    after another, as long as one of them has any."""
-    g = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)  # (BLOCK_G,)
-    s = tl.program_id(1).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)  # (BLOCK_S,)
+    """One program a block of terms and of words of 64 masks, all along one axis: a second one has
+    no room for millions of terms. Every term takes its features one after another, as long as one
+    of them has any."""
+    across = tl.cdiv(groups, BLOCK_G)
+    g = (tl.program_id(0) % across).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)  # (BLOCK_G,)
+    s = (tl.program_id(0) // across).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)  # (BLOCK_S,)
     bits = tl.zeros((BLOCK_S, BLOCK_G), tl.int64)
     for w in range(words):
         left = tl.load(support_ptr + s * words + w, mask=s < terms, other=0)  # (BLOCK_S,)
@@ -133,8 +135,8 @@ def parities(columns: Tensor, support: Tensor) -> Tensor:
     out = torch.empty(terms, groups, dtype=torch.int64, device=support.device)
 
     def run(tactic: dict) -> None:
-        grid = triton.cdiv(groups, tactic["BLOCK_G"]), triton.cdiv(terms, tactic["BLOCK_S"])
-        _parity_bits_kernel[grid](columns, support, out, terms, words, groups, **tactic)
+        blocks = triton.cdiv(groups, tactic["BLOCK_G"]) * triton.cdiv(terms, tactic["BLOCK_S"])
+        _parity_bits_kernel[(blocks,)](columns, support, out, terms, words, groups, **tactic)
 
     if out.numel():
         launch("parity_bits", TACTICS, (groups, terms), run, columns)

@@ -218,6 +218,7 @@ def _take_kernel(
         ratio = shifts.to(tl.float64) * (c * vm - 0.5 * c * c * v)
         slot = tl.load(slot_ptr + i)
         known = tl.load(known_ptr + slot)
+        tl.debug_barrier()  # all threads have read it before one of them stores
         if (ratio >= tl.load(bound_ptr + i)) & ((known != 0) | (terms < room)):
             c = (wm + vm) / (w + v)
             for first in range(0, groups, TILE):

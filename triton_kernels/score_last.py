@@ -10,7 +10,7 @@ from torch import Tensor
 from ..reference_inference import Norm
 from . import on_device_of
 
-COLUMNS, OUTPUTS = 512, 8
+COLUMNS, OUTPUTS, WARPS = 512, 8, 8
 
 
 @triton.jit
@@ -94,5 +94,6 @@ def score_last(
                 BIAS=bias is not None,
                 BLOCK_D=COLUMNS,
                 BLOCK_Q=OUTPUTS,
+                num_warps=WARPS,
             )
     return out
