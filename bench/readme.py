@@ -121,13 +121,18 @@ def gp(found: dict) -> Iterator[str]:
 
 
 def acquire(found: dict) -> Iterator[str]:
-    yield "| masks proposed for | games | R2 gained on uniform ones, mean / median | better |"
-    yield "|---|---|---|---|"
+    """Masks that a fit chose against uniform ones; the error is that of the coefficients of single
+    features, where they are known."""
+    gain = "R2 gained on uniform ones, mean ± s.e. / median"
+    yield f"| masks, then chosen for | games, runs | {gain} | better | error, median ratio | less |"
+    yield "|---|---|---|---|---|---|"
     for row in found["summary"]:
         what = {"first": "single features", "function": "f at uniform masks"}[row["quantity"]]
         yield (
-            f"| {what} | {row['games']} | {row['mean gain of R2']:+.3f} / "
-            f"{row['median gain of R2']:+.3f} | {row['better R2']:.0%} |"
+            f"| {row['algorithm']}, {row['start']} + {row['start']}, {what} | {row['games']}, "
+            f"{row['runs']} | {row['mean gain of R2']:+.3f} ± {row['standard error']:.3f} / "
+            f"{row['median gain of R2']:+.3f} | {row['better R2']:.0%} | "
+            f"{row['median ratio of errors']:.2f} | {row['smaller error']:.0%} |"
         )
 
 

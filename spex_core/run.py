@@ -215,7 +215,8 @@ class Run:
         `found` most about the coefficients of single features (gp_acquire.propose; for one output,
         and once every feature has varied). The other algorithms ask for uniform ones, and so does
         any without `found`. Once chosen masks have values, R2 on masks left out is for masks of
-        their kind, and the report says so.
+        their kind, and the report says so. Chosen masks gain on uniform ones, for GPSPEX and for
+        auto, on two games of three (bench/bench_acquire.py).
 
         Args:    found: the last fit.
         Raises:  TypeError, ValueError for a bad count.
