@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +30,12 @@ from .gp_prior import Listed, mixture_of
 from .gp_process import Process, missed_share, posterior, spectrum
 from .prior import Spectra, choose_support
 from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of, strongest
+from .ridge import one_thread
 from .sums import added, errors_of, with_others
 from .transfers import up
 from .transform import r2
+
+FEW = 1500  # samples whose steps are so small that a second thread costs more than it does
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ def fit_gp(
     fits = []
     for i, row in enumerate(y):
         problem = Problem(n, masks, row, fold, degree, known[i], recipe)
-        fits.append(fit_problem(problem, terms, mean[i], unit[i]))
+        with one_thread() if len(masks) <= FEW else nullcontext():
+            fits.append(fit_problem(problem, terms, mean[i], unit[i]))
     return fits
 
 

@@ -18,6 +18,8 @@ from .proxy import ALL_LINEAR, LEVELS, LeftOut, largest, mean_of, path_errors, s
 from .sums import added
 from .transfers import down, up
 
+LEAST_STDERR = 1e-3  # of values whose standard deviation is 1: less is of folds without an outlier
+
 
 @dataclass(frozen=True)
 class GpRecipe:
@@ -258,9 +260,10 @@ def score(
         straight = 0.0
     process = "linear" if straight == 1.0 else "process"
     fitted = {0.0: by["terms"], 1.0: by["line"]}.get(straight, by["both"])
+    stderr = np.maximum(by[f"{process} stderr"], LEAST_STDERR)
     return Scores(
         straight=straight,
-        surprise=float((squares[process] / by[f"{process} stderr"] ** 2).mean()),
+        surprise=float((squares[process] / stderr**2).mean()),
         predicted=LeftOut(by["rows"], fitted, by["linear"]),
         whole=(1.0 - straight) * by["process"] + straight * by["linear"],
     )

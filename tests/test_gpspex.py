@@ -184,6 +184,18 @@ def test_values_of_any_size(unit: float) -> None:
     np.testing.assert_allclose(ex.transform.predict(masks) / unit, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("algorithm", ["gpspex", "auto"])
+@pytest.mark.parametrize("value", [1e8, 1e300])
+def test_one_value_beyond_all_others(value: float, algorithm: str) -> None:
+    """Folds without it leave errors of next to nothing beside it."""
+    masks = drawn(12, 60)
+    y = simple(masks)
+    y[7] = value
+    ex = fit(masks, y, algorithm=algorithm)
+    assert ex.transform.coefs.isfinite().all()
+    assert ex.transform.stderr.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["torch", "list", "float32"])
 def test_masks_and_values_of_any_kind(kind: str) -> None:
     masks = drawn(12, 40)
