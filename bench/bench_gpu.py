@@ -6,7 +6,8 @@ Each result is first held to the CPU's. Milliseconds are medians by CUDA events,
 flushed before each call; `floor` is the time of a device copy of as many bytes, in the same run.
 `over rival` is how many times as long the rival takes: for fwht the package fast-hadamard-transform
 where it is installed, up to 2**15 columns; for parity_predict products of dense float32 matrices;
-for masked inference the reference in plain torch on the device. Last come the microseconds that a
+for masked inference the reference in plain torch on the device, for packed_attention torch's own on
+a batch that is padded already. Last come the microseconds that a
 call of each op that the host does not wait for takes on next to nothing, above an empty kernel.
 After seven minutes no further row is started, and those left out are named. What was measured is
 written whatever happens; a row that is not equal to the CPU says so, and the status is not zero.

@@ -11,7 +11,7 @@ from gpu_inference import InferenceSizes, problems
 from spex_core import ops
 from spex_core.codes import bch_code
 
-LEAST = InferenceSizes(1, 1, 1, 1, 1, 8, 1, 1, 1, 8, 8)
+LEAST = InferenceSizes(1, 1, 1, 1, 1, 8, 1, 1, 1, 8, 8, 1)
 
 
 def calls(device: torch.device) -> dict[str, Callable[[str], object]]:

@@ -41,7 +41,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "pack_trie": ("reference", "cpu", "triton"),
     "mask_embed": ("reference", "triton"),
     "head_scale": ("reference", "triton"),
-    "packed_attention": ("reference", "cpu"),
+    "packed_attention": ("reference", "cpu", "triton"),
     "gelu": ("reference", "cpu"),
     "score_last": ("reference", "triton"),
     "token_logprobs": ("reference", "triton"),

@@ -98,6 +98,7 @@ def _run(
 ) -> Explanation:
     """The algorithm asked for, on all it needs to know."""
     from .explain import explain as auto
+    from .gpspex import gpspex
     from .progress import progress
     from .proxyspex import proxyspex
     from .spex import spex
@@ -107,6 +108,7 @@ def _run(
     algorithm, own = {
         "spex": (spex, {"decoder": args.decoder}),
         "proxyspex": (proxyspex, {"preset": args.preset}),
+        "gpspex": (gpspex, {"preset": args.preset}),
         "auto": (auto, {}),
     }[args.algorithm]
     with progress(f.unit, quiet=args.quiet, score_every=score_every) as show:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 # Unless --budget or --compare says otherwise.
-BUDGETS = {"proxyspex": 2000, "auto": 1000, "spex": 5000}
+BUDGETS = {"proxyspex": 2000, "gpspex": 500, "auto": 1000, "spex": 5000}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -104,7 +104,8 @@ def add_algorithm(group: argparse._ArgumentGroup) -> None:
         "--algorithm",
         choices=list(BUDGETS),
         default="proxyspex",
-        help="finds the interactions; auto stacks proxyspex with a Gaussian process",
+        help="finds the interactions; gpspex is a Gaussian process, for small budgets; auto stacks "
+        "both",
     )
     add(
         "--budget",
@@ -112,7 +113,12 @@ def add_algorithm(group: argparse._ArgumentGroup) -> None:
         help="masks that the model may be asked at most; else "
         + ", ".join(f"{budget} for {name}" for name, budget in BUDGETS.items()),
     )
-    add("--preset", choices=["default", "paper"], default="default", help="of proxyspex")
+    add(
+        "--preset",
+        choices=["default", "paper", "pure"],
+        default="default",
+        help="paper of proxyspex, pure of gpspex",
+    )
     add("--decoder", choices=["soft", "hard"], default="soft", help="of spex, for its BCH code")
     add("--degree", type=int, default=5, help="most features in one Fourier term")
     add("--seed", type=int, default=0, help="of the masks; same seed, same result")

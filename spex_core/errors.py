@@ -22,7 +22,7 @@ class EvaluationError(SpexError, RuntimeError):
     Args: paid: makes (masks, values), when they are first asked for.
     Attributes:
         masks: bool (done, n), the masks whose values were paid for before the failure.
-        values: float64 (done,), those values.
+        values: float64 (done,) or (done, q), those values; NaN where a device was lost with them.
         known: (masks, values), to pass as `known=` to the call that is to go on.
         done: how many evaluations this run made. total: how many it meant to make.
     """

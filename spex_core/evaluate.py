@@ -132,7 +132,9 @@ class Meter:
         )
 
 
-def failure(ledger: Ledger, cause: BaseException, done: int, total: int) -> EvaluationError:
+def failure(
+    ledger: Ledger, cause: BaseException, done: int, total: int, what: str = "evaluation"
+) -> EvaluationError:
     """What to raise of a run that stops, with all that it has paid for."""
     how = "error.known holds what is done: pass it as known= to go on from there"
     if ledger.keep is not None:
@@ -146,7 +148,7 @@ def failure(ledger: Ledger, cause: BaseException, done: int, total: int) -> Eval
             )
     kind = EvaluationInterrupted if isinstance(cause, KeyboardInterrupt) else EvaluationError
     return kind(
-        f"evaluation failed after {done} of {total} evaluations ({type(cause).__name__}: {cause}); "
+        f"{what} failed after {done} of {total} evaluations ({type(cause).__name__}: {cause}); "
         f"{how}",
         done=done,
         total=total,

@@ -21,7 +21,7 @@ from .transfers import down, up
 
 @dataclass(frozen=True)
 class GpRecipe:
-    """The choices of the fit; bench/bench_gp.py measures the others.
+    """The choices of the fit.
 
     Attributes:
         spreads: (order, spread) of the ANOVA kernels; an order of 0 is the degree asked for.
@@ -132,7 +132,8 @@ class Problem:
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One fold: priors that have not seen it, fitted to samples outside it, which are `inside` the
-    fit, and the covariance of these and of some in it with the former, under each."""
+    fit, and the covariance of these and of some in it with the former, under each: float32, which
+    only the comparison of priors sees; all fits are float64."""
 
     fold: int
     inside: Tensor

@@ -3,7 +3,7 @@ anything is made."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,38 +13,92 @@ from .errors import check
 
 CPU = torch.device("cpu")
 MAX_SAMPLES = 5000  # on the host
-MATRICES = 10  # float64 (T, T) that are there at once, at the most
+MATRICES = 9  # float64 (T, T) that are on a device at once, at the most, beside one an output
 LONGEST = 120.0  # seconds on one core that a fit may take where nobody asked for it by name
+COMPARED, FITTED, PAIRED = 600, 1500, 4096  # samples and features, as gp_folds and gp_prior have
+GROUPS = {  # folder, limit, use and what of it can be dropped, of control groups of version 2 and 1
+    2: ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    1: (
+        *("sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        *("memory.usage_in_bytes", "total_inactive_file"),
+    ),
+}
 
 
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not say."""
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that can be had without swapping, of the machine and of every control group that the
+    process is in (a container's limit); None where the system does not say."""
+    found = [*_of_machine(root), *_of_groups(root)]
+    return max(0, min(found)) if found else None
+
+
+def _of_machine(root: Path) -> Iterator[int]:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
+                yield int(line.split()[1]) * 1024
+    except OSError:
+        return
 
 
-def check_samples_fit(name: str, samples: int, device: torch.device = CPU) -> None:
-    """Refuse samples whose matrices are larger than the memory that is free there or, on the host,
-    that are more than MAX_SAMPLES."""
+def _of_groups(root: Path) -> Iterator[int]:
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, *names = GROUPS[1 if controllers else 2]
+        place = root / top
+        inner = place / path.strip("/")
+        for folder in (inner, *inner.parents):  # seen from inside, a container's own is the top
+            yield from _left_in(folder, *names)
+            if folder == place:
+                break
+
+
+def _left_in(folder: Path, limit: str, used: str, idle: str) -> Iterator[int]:
+    """Bytes below the limit of a group, if it has one; files that are only cached are no use."""
+    try:
+        most, now = (int((folder / name).read_text()) for name in (limit, used))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        yield most - now + int(stat.get(idle, 0))
+    except (OSError, ValueError):
+        return
+
+
+def check_samples_fit(
+    name: str,
+    samples: int,
+    n: int,
+    outputs: int = 1,
+    *,
+    before: int = 0,
+    device: torch.device = CPU,
+) -> None:
+    """Refuse samples that need more memory than is free there or, on the host, beyond MAX_SAMPLES.
+
+    Args: name: of the argument, which is how many `samples` there are beyond those `before`.
+    """
     on_host = device.type == "cpu"
+    with_old = f" that has {before:,}" if before else ""
     check(
-        not on_host or samples <= MAX_SAMPLES,
-        "{} must be at most {:,} for a Gaussian process, whose cost is their cube, got {:,}: "
-        "proxyspex() (algorithm='proxyspex') takes any number",
-        *(name, MAX_SAMPLES, samples),
+        not on_host or before + samples <= MAX_SAMPLES,
+        "{} must be at most {:,} for a Gaussian process{}, whose cost is the cube of its samples, "
+        "got {:,}: proxyspex() (algorithm='proxyspex') takes any number",
+        *(name, max(0, MAX_SAMPLES - before), with_old, samples),
     )
-    needed = MATRICES * 8 * samples**2
-    there = available_bytes() if on_host else resident.free_bytes(device)
+    if on_host:
+        needed, there = bytes_of(before + samples, n, outputs), available_bytes()
+    else:
+        needed, there = 8 * (MATRICES + outputs) * samples**2, resident.free_bytes(device)
     check(
         there is None or needed <= there,
-        "{} must be fewer for {}: {:,} need {:,} MB for matrices, {:,} MB are free; "
-        "proxyspex() (algorithm='proxyspex') needs far less",
-        *(name, "this machine" if on_host else device, samples),
+        "{} must be fewer for {}: {:,} samples of {:,} features need {:,} MB, {:,} MB "
+        "are free; proxyspex() (algorithm='proxyspex') needs far less",
+        *(name, "this machine" if on_host else device, before + samples, n),
         *(needed >> 20, (there or 0) >> 20),
     )
 
@@ -54,11 +108,32 @@ def affordable(samples: int, n: int, degree: int, outputs: int) -> bool:
     if samples > MAX_SAMPLES or outputs * seconds_of(samples, n, degree) > LONGEST:
         return False
     there = available_bytes()
-    return there is None or MATRICES * 8 * samples**2 <= there
+    return there is None or bytes_of(samples, n, outputs) <= there
+
+
+def bytes_of(samples: int, n: int, outputs: int = 1) -> int:
+    """Memory that a fit takes beyond what the process has, at the most: 5 to 150 % more than is
+    seen from 300 samples up (bench/bench_gp_speed.py, tests/test_gp_memory.py). The first fit of a
+    process also loads 25 MB of libraries, which are in it."""
+    T, paired = samples, min(n, PAIRED)
+    compared = 32 * _folds(T) * min(T, COMPARED) * min(T, 2 * COMPARED)  # float32, under 8 priors
+    fitted = 8 * max(8 * min(T, FITTED) ** 2, 3 * T**2)  # covariances, factors and their inverses
+    terms = 32 * 1024 * T + 5 * (n + 8192) * (n // 8 + 64)  # of trees at the samples; packed
+    pairs = 8 * paired * (3 * T + 512)
+    return 25_000_000 + compared + fitted + terms + pairs + outputs * (8 * T**2 + 3_000_000)
 
 
 def seconds_of(samples: int, n: int, degree: int) -> float:
-    """What a fit takes on one core, roughly: 1.5 s for 300 samples of 64 features at degree 4, 13 s
-    for 1,000. The same on every machine, so that one seed gives one result."""
-    fitted = min(samples, 1500)
-    return 1.0 + (100 * fitted**2 * (fitted + n * degree) + 2 * samples**3) / 1e10
+    """What a fit takes on one core, within a factor of two in most cases: the kernels of the folds
+    and of the last fit, boosting, pairs of features, the factor of all samples. The same on every
+    machine, so that one seed gives one result."""
+    T, folds = samples, _folds(samples)
+    kernels = 16e-10 * (folds * min(T, COMPARED) ** 2 + 2 * min(T, FITTED) ** 2)
+    kernels *= min(T, FITTED) + n * degree
+    trees, pairs = 1.3e-6 * folds * T * n * degree, 15e-9 * folds * min(n, PAIRED) ** 2
+    return 0.7 + kernels + trees + pairs + 1e-11 * T**3
+
+
+def _folds(samples: int) -> int:
+    """Folds that the priors are compared on, as gp_folds has them."""
+    return min(max(1200 // samples, 4), 8) if samples <= COMPARED else 3

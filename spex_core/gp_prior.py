@@ -20,6 +20,7 @@ from .ridge import one_thread, signs
 from .transfers import down, up
 
 MOST_PAIRED = 4096  # features, the most relevant ones, of which all pairs are looked at
+ROWS = 64  # of them, whose pairs are looked at together
 WIDEST = 64  # features by which a set of likely features is widened
 
 
@@ -125,20 +126,31 @@ def _width(part: Anova | Listed) -> int:
 def _best_pairs(
     kernels: list[tuple[Anova, float]], masks: Tensor, dual: Tensor, n: int, most: int
 ) -> np.ndarray:
-    """The pairs of largest coefficient: int32 (S, 2)."""
+    """The pairs of largest coefficient: int32 (S, 2). Some rows of the table of all pairs at once,
+    of which those stay that may be among the largest."""
     relevance = sum(share * part.relevances for part, share in kernels).numpy()
     few = np.sort(np.argsort(-relevance, kind="stable")[:MOST_PAIRED])
-    z = _feature_signs(masks, n)[up(torch.from_numpy(few), masks.device)]  # (n, T)
-    with one_thread():
-        sums = down((z * dual) @ z.T)
-    prior = np.zeros((len(few), len(few)))
-    for part, share in kernels:
-        rho = part.relevances.numpy()[few]
-        prior += share * part.scales()[2] * np.outer(rho, rho)
-    rows, columns = np.triu_indices(len(few), 1)
-    size = np.abs(prior[rows, columns] * sums.numpy()[rows, columns])
-    top = np.argsort(-size, kind="stable")[:most]
-    return np.stack([few[rows[top]], few[columns[top]]], 1).astype(np.int32)
+    single = Terms(n, few[:, None].astype(np.int32)).packed()
+    z = signs(ops.parity_bits(masks, up(single, masks.device)), len(masks)).double()  # (few, T)
+    scales = [share * part.scales()[2] for part, share in kernels]
+    rhos = [part.relevances.numpy()[few] for part, _ in kernels]
+    pairs, size = np.zeros((0, 2), np.int32), np.zeros(0)
+    for start in range(0, len(few), ROWS):
+        rows = slice(start, start + ROWS)
+        with one_thread():
+            sums = down((z[rows] * dual) @ z[start:].T)
+        prior = sum(
+            x * np.outer(rho[rows], rho[start:]) for x, rho in zip(scales, rhos, strict=True)
+        )
+        block = np.abs(prior * sums.numpy())
+        block[:, : len(block)][np.tril_indices(len(block))] = -1.0  # each pair once
+        at = np.flatnonzero(block >= (size[-1] if len(size) == most else 0.0))
+        row, column = np.divmod(at, block.shape[1])
+        found = np.stack([few[start + row], few[start + column]], 1).astype(np.int32)
+        pairs, size = np.concatenate([pairs, found]), np.concatenate([size, block.ravel()[at]])
+        top = np.argsort(-size, kind="stable")[:most]
+        pairs, size = pairs[top], size[top]
+    return pairs
 
 
 def _widened(part: Anova, most: int) -> list[np.ndarray]:
@@ -156,11 +168,6 @@ def _widened(part: Anova, most: int) -> list[np.ndarray]:
         if d >= 3 and part.variances[d] > 0:
             out.append(order[sets].astype(np.int32))
     return out
-
-
-def _feature_signs(masks: Tensor, n: int) -> Tensor:  # packed (T, W) -> float64 (n, T)
-    feature = torch.arange(n, device=masks.device)
-    return 1.0 - 2.0 * (masks[:, feature // 64] >> feature % 64 & 1).T.double()
 
 
 def energy_by_order(mixture: Mixture, masks: Tensor, dual: Tensor) -> Tensor:

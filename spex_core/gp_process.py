@@ -18,7 +18,7 @@ from .proxy import DUST, mean_of
 from .ridge import one_thread, signs
 from .transfers import down, up
 
-BLOCK = 1024  # terms whose standard errors are found at a time
+BLOCK = 1024  # terms, or masks, whose standard errors are found at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,10 @@ class Process:
         Args:   masks: bool (T, n), NumPy or torch; or a packed int64 tensor (T, W).
                 stderr: None instead of the deviations if False, for speed.
         Raises: TypeError, ValueError as SparseTransform.predict.
+        Cost:   a kernel of the masks with the T samples, and for errors T**2 products a mask; 1,024
+                masks at a time, so memory does not grow with them.
+        Source: Rasmussen and Williams 2006, algorithm 2.1.
+        Example: mean, stderr = gpspex(f, n=30, budget=100).process.predict(masks)
         """
         rows = self.narrow(bits.pack_batch("predict", masks, self.wide or self.n))
         return self.predict_there(self.there(rows), stderr=stderr)
@@ -85,6 +89,12 @@ class Process:
         self, rows: Tensor, *, stderr: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The same of packed masks of the n features, where the process is."""
+        out = [self._predicted(part, stderr) for part in rows.split(BLOCK)]
+        mean = np.concatenate([np.zeros(0), *(part[0] for part in out)])
+        return mean, np.concatenate([np.zeros(0), *(part[1] for part in out)]) if stderr else None
+
+    def _predicted(self, rows: Tensor, stderr: bool) -> tuple[np.ndarray, np.ndarray]:
+        """As predict_there; without stderr, of no length."""
         cross = self.mixture.covariance(rows, self.masks)
         with one_thread():
             own = down(cross @ self.dual).numpy() * self.unit + self.mean
@@ -93,7 +103,7 @@ class Process:
                 rest = ops.parity_predict(rows, *map(self.there, self.rest))
                 mean += down(rest).numpy()
             if not stderr:
-                return mean, None
+                return mean, np.zeros(0)
             known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
             variance = 2.0 - down(known.square().sum(0))  # the mixture and the constant have 1 each
         variance = self.scale * (variance.clamp(min=0.0) + self.level).numpy()

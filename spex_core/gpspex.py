@@ -22,7 +22,7 @@ from .patience import Patience
 from .plan import MAX_TABLE, SamplingPlan
 from .prefixes import BRANCHING
 from .proxy import ProxyFit
-from .recipe import feature_names
+from .recipe import Found, feature_names
 from .run import Known, Where, explain
 from .transfers import Transfers
 from .uniform import CPU, Algorithm, UniformRecipe, explain_on_device
@@ -93,9 +93,13 @@ def gpspex(
     Raises:  TypeError, ValueError for bad arguments, or a budget over what fits in memory or, on
              the CPU, over 5,000, before f is called; EvaluationError if f fails, holding what was
              paid for.
-    Cost:    f aside, some 100 times T**3 + T**2 n degree products for T samples up to 1,500, and
-             T**3 beyond: at degree 4 on one core 2 s for 300 samples of 64 features, 11 s for
-             1,000, 36 s for 5,000 of 40. Up to 80 T**2 bytes.
+    Cost:    f aside, gp_memory.seconds_of says: some 70 times T**2 (T + n degree) products for T
+             samples up to 1,500, T**3 beyond, and pairs of features. At degree 4, with 2 threads
+             of a shared machine, 2.3 s (3.4 of CPU) for 300 samples of 64 features, 11 s (15)
+             for 1,000; 18 s of CPU for 5,000 of 40. gp_memory.bytes_of: 29, 142 and 892 MB there
+             (bench/bench_gp_speed.py).
+    Source:  Butler et al. 2025 (ProxySPEX, the trees); Rasmussen and Williams 2006, chapters 2 and
+             5 (the process and its marginal likelihood); Durrande et al. 2013 (ANOVA kernels).
     Example: gpspex(lambda x: x[:, 0] * 1.0 - 2 * (x[:, 1] & x[:, 4]), n=30, budget=100)
     """
     if not callable(f):
@@ -135,7 +139,7 @@ def run_there(
     total = min(budget, 1 << n) if n <= MAX_TABLE else budget
     resident.check_room("gpspex", total, n, resident_uniform.bytes_of(total, n), device)
     if n > MAX_TABLE or budget < 1 << n:
-        check_samples_fit("gpspex: budget", budget, device)
+        check_samples_fit("gpspex: budget", budget, n, device=device)
 
     def fit(masks: Tensor, values: Tensor, n: int, transfers: Transfers) -> list[ProxyFit]:
         return list(algorithm.fit(masks, transfers.down(values), n))
@@ -161,13 +165,20 @@ def gp_recipe(
 
 
 class GpRecipe(UniformRecipe):
-    """That of GPSPEX, which takes so many samples and no more."""
+    """That of GPSPEX, which takes so many samples and no more: refused before they are asked for,
+    unless they are all masks there are."""
 
     def plan(self, n: int) -> SamplingPlan:
         plan = super().plan(n)
         if n > MAX_TABLE or self.budget < 1 << n:
-            check_samples_fit("gpspex: budget", self.budget)
+            check_samples_fit("gpspex: budget", self.budget, n)
         return plan
+
+    def propose(self, plan: SamplingPlan, count: int, found: Found | None) -> Tensor:
+        if plan.n > MAX_TABLE or plan.total + count < 1 << plan.n:
+            outputs = len(found) if isinstance(found, list) else 1
+            check_samples_fit("more: count", count, plan.n, outputs, before=plan.total)
+        return super().propose(plan, count, found)
 
 
 def gp_algorithm(
@@ -187,7 +198,7 @@ def gp_algorithm(
     seed = check_int(f"{where}: seed", seed, 0, 2**64 - 1)
 
     def fit(masks: Tensor, values: Tensor, n: int) -> list[GpFit]:
-        check_samples_fit(f"{where}: masks", len(masks), device)
+        check_samples_fit(f"{where}: masks", len(masks), n, len(values), device=device)
         return fit_gp(
             masks,
             values,

@@ -80,6 +80,18 @@ def _unpacker() -> Callable[[np.ndarray, int], np.ndarray]:
     return unpack_reference
 
 
+def unpack_there(packed: Tensor, n: int) -> Tensor:
+    """Packed int64 (T, W) -> bool (T, n), on their device."""
+    feature = torch.arange(n, device=packed.device)
+    return (packed[:, feature // 64] >> feature % 64 & 1).bool()
+
+
+def pack_there(dense: Tensor) -> Tensor:
+    """bool (T, n) -> packed int64 (T, ceil(n / 64)), on their device."""
+    bit = torch.nn.functional.pad(dense.long(), (0, -dense.shape[1] % 64)).unflatten(1, (-1, 64))
+    return (bit << torch.arange(64, device=dense.device)).sum(2)
+
+
 def pack_sets(sets: list[tuple[int, ...]] | list[list[int]], n: int) -> Tensor:
     """Feature sets -> packed int64 (S, W). Raises ValueError for a feature outside [0, n)."""
     out = np.zeros((len(sets), words(n)), np.uint64)

@@ -304,10 +304,20 @@ def parity_gram(columns: Tensor, samples: int, *, backend: Backend = "auto") -> 
             return reference.parity_gram(columns, samples)
 
 
+def _anova_gradient(
+    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, grad: Tensor, backend: str
+) -> tuple[None, None, Tensor, Tensor]:
+    by_relevance, by_variance = torch.ops.spex_core.anova_kernel_grad(
+        masks, others, relevances, variances, grad, backend=backend
+    )
+    return None, None, by_relevance.to(relevances.dtype), by_variance.to(variances.dtype)
+
+
 @custom_op(
     "(Tensor masks, Tensor others, Tensor relevances, Tensor variances, *, "
     "str backend='auto') -> Tensor",
     fake=fakes.anova_kernel,
+    gradient=_anova_gradient,
 )
 def anova_kernel(
     masks: Tensor,
@@ -335,7 +345,8 @@ def anova_kernel(
     Accuracy: error <= 4 n eps sum(|variances|): the recurrence e_d += x_i e_(d-1), feature by
               feature, has errors relative to e_d(|x|), and that is what e_d is divided by. Power
               sums and Newton's identities would lose all digits where one relevance dominates.
-    Cost:     T1 T2 n orders products and sums.
+    Cost:     T1 T2 n orders products and sums; gradients are those of anova_kernel_grad, once
+              differentiable.
     Source:   Rehman and Ipsen 2011 (the recurrence). Example:
               anova_kernel(masks, masks, torch.ones(n), torch.tensor([1.0, 0.5]))
     """
@@ -373,7 +384,12 @@ def anova_kernel_grad(
     Returns:  float64 (n,), and (orders + 1,).
     Accuracy: on cpu the same bits for any number of threads. With respect to a relevance, relative
               to the sum of weights * variances over the relevance: as anova_kernel.
+    Raises:   TypeError, ValueError as anova_kernel, or if weights have another shape or device;
+              BackendUnavailable.
     Cost:     three times that of anova_kernel; 128 n orders bytes a thread.
+    Source:   e_d has the derivative e_(d-1) of the other features, by reverse differentiation of
+              the recurrence, which divides by nothing. Example:
+              anova_kernel_grad(m, m, torch.ones(n), torch.tensor([1.0, 0.5]), torch.ones(T, T))
     """
     given = relevances
     relevances, variances = _check_anova("anova_kernel_grad", masks, others, relevances, variances)

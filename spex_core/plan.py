@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from . import ops
 from .codes import MAX_N, MAX_T, BchCode, bch_code
 from .errors import check, check_int
 from .prefixes import branching_masks, hash_columns, profile_of
+from .transfers import up
 
 GROUPS = 3  # subsampling groups; C of the paper
 MAX_DELAYS = 400
@@ -35,7 +36,7 @@ MAX_TABLE = 24  # n up to which a budget of 2**n asks for the whole table
 # Streams of the uniform-mask table, one for each use, so that no two share random bits.
 UNIFORM, DELAYS, KEYS, HASH = 0, 1, 2, 16
 
-Draw = Callable[..., Tensor]  # as ops.uniform_masks: (rows, n, *, seed, stream, start)
+Draw = Callable[..., Tensor]  # as ops.uniform_masks: (rows, n, *, seed, stream, start, device)
 
 
 class Places(NamedTuple):
@@ -151,18 +152,25 @@ class SamplingPlan:
         return torch.cat([*parts, self.names(self.extra)])
 
     def keys(self, masks: Tensor) -> np.ndarray:
-        return self.names(masks).numpy()
+        return self.names(masks).cpu().numpy()
 
     def row_keys(self) -> np.ndarray:
-        return self.row_names().numpy()
+        return self.row_names().cpu().numpy()
 
     def moved(self, to: Callable[[Tensor], Tensor]) -> SamplingPlan:
         """The plan with all its tensors where `to` takes them."""
         names = "columns", "delays", "extra"
         there = dataclasses.replace(self, **{name: to(getattr(self, name)) for name in names})
-        derived = "hashes", "delay_columns", "_projection"
+        derived = "hashes", "delay_columns"
         there.__dict__.update({name: to(getattr(self, name)) for name in derived})
         return there
+
+    def with_extra(self, extra: Tensor, **fields: Any) -> SamplingPlan:
+        """The plan with other extra masks; what follows from its columns and delays stays."""
+        other = dataclasses.replace(self, extra=extra, **fields)
+        kept = "hashes", "delay_columns", "_projection"
+        other.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
+        return other
 
     @functools.cached_property
     def places(self) -> Places:
@@ -176,12 +184,12 @@ class SamplingPlan:
     def extended(self, masks: Tensor) -> SamplingPlan:
         """The plan with further packed masks (count, W), which stand before those held out."""
         uniform = len(self.extra) - self.holdout
-        extra = torch.cat([self.extra[:uniform], masks, self.extra[uniform:]])
-        return dataclasses.replace(self, extra=extra)
+        return self.with_extra(torch.cat([self.extra[:uniform], masks, self.extra[uniform:]]))
 
     @functools.cached_property
     def _projection(self) -> Tensor:
-        return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS)
+        where = self.extra.device
+        return ops.uniform_masks(64, self.n, seed=self.seed, stream=KEYS, device=where)
 
 
 def first_rows(names: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,6 +210,7 @@ def plan_spex(
     degree: int = 5,
     seed: int = 0,
     prefix_sharing: bool | Sequence[float] = False,
+    device: torch.device | None = None,
 ) -> SamplingPlan:
     """The plan that spends `budget` model calls on n features.
 
@@ -215,7 +224,9 @@ def plan_spex(
 
     Args:    n: features, 1 to 2**19. budget: the most distinct masks to ask for. degree: the
              largest order of a term, 1 to 10. seed: in [0, 2**64). prefix_sharing: True, or the
-             profile: masks that share their first features, as spex() says.
+             profile: masks that share their first features, as spex() says. device: where the plan
+             is to be; columns and delays go there, masks that come up twice are found and uniform
+             ones drawn there. By default the host; same bits anywhere.
     Raises:  ValueError if the budget is too small, with the least that works; TypeError,
              ValueError.
     """
@@ -225,7 +236,7 @@ def plan_spex(
     seed = check_int("seed", seed, 0, 2**64 - 1)
     profile = profile_of(prefix_sharing)
     if n <= MAX_TABLE and budget >= 1 << n:
-        return _full_table(n, degree, seed, budget)
+        return _at(device, _full_table(n, degree, seed, budget))
     shifts = bch_code(n, degree).delays
     least = least_budget(n, degree)
     check(
@@ -241,18 +252,23 @@ def plan_spex(
     further = delays - bch_code(n, corrects).delays
     delayed = {"corrects": corrects, "further": further}
     plan = aliased_plan(n, b, degree=degree, seed=seed, prefix_sharing=profile, **delayed)
-    distinct = len(np.unique(plan.row_keys()))
-    return _with_extra(plan, budget, budget - distinct, holdout)
+    return _filled_up(_at(device, plan), budget, holdout, ops.uniform_masks)
 
 
 def plan_uniform(
-    n: int, budget: int, *, seed: int = 0, prefix_sharing: bool = False
+    n: int,
+    budget: int,
+    *,
+    seed: int = 0,
+    prefix_sharing: bool = False,
+    device: torch.device | None = None,
 ) -> SamplingPlan:
     """`budget` distinct uniform masks of n features, for ProxySPEX; the whole table where the
     budget is 2**n or more (n <= 24).
 
     Args:    n: features, 1 to 2**19. budget >= 1. seed: in [0, 2**64). prefix_sharing: draw the
              masks in groups that share their first features (branching_masks), as proxyspex() says.
+             device: where they are drawn, as for plan_spex.
     Raises:  TypeError, ValueError.
     """
     n = check_int("n", n, 1, MAX_N)
@@ -261,19 +277,19 @@ def plan_uniform(
     if not isinstance(prefix_sharing, bool):
         raise TypeError(f"prefix_sharing must be a bool, got {prefix_sharing!r}")
     if n <= MAX_TABLE and budget >= 1 << n:
-        return _full_table(n, n, seed, budget)
-    none = torch.zeros(0, bits.words(n), dtype=torch.int64)
+        return _at(device, _full_table(n, n, seed, budget))
+    none = torch.zeros(0, bits.words(n), dtype=torch.int64, device=device)
     empty = SamplingPlan(n, n, seed, budget, 0, None, none[:, None], none, none, 0)
     draw = branching_masks if prefix_sharing else ops.uniform_masks
-    return _with_extra(empty, budget, budget, 0, draw)
+    return _filled_up(empty, budget, 0, draw)
 
 
 def further_masks(plan: SamplingPlan, count: int) -> Tensor:
     """Up to `count` uniform masks that the plan does not have: packed int64 (count, W)."""
-    seen = plan.places.keys
+    seen = torch.from_numpy(plan.places.keys)
     if plan.n <= MAX_TABLE and 2 * (len(seen) + count) > 1 << plan.n:
         return _from_rest(plan, seen, count)
-    return _drawn(plan, seen, count, ops.uniform_masks)[len(plan.extra) :]
+    return _drawn(plan, seen, count, ops.uniform_masks)
 
 
 def aliased_plan(
@@ -319,13 +335,18 @@ def aliased_plan(
     )
 
 
+def most_masks(n: int, budget: int) -> int:
+    """The distinct masks that a budget buys: all there are, at the most."""
+    return min(budget, 1 << n) if n <= MAX_TABLE else budget
+
+
 def least_budget(n: int, degree: int, b: int = MIN_B) -> int:
     """The fewest masks with which plan_spex reaches 2**b bins a group (or the whole table)."""
     aliased = GROUPS * bch_code(n, degree).delays << min(b, n)
     least = aliased + _holdout(aliased)
     while least - _holdout(least) < aliased:
         least += 1
-    return min(least, 1 << n) if n <= MAX_TABLE else least
+    return most_masks(n, least)
 
 
 def _buys(n: int, degree: int, budget: int) -> str:
@@ -348,35 +369,46 @@ def _full_table(n: int, degree: int, seed: int, budget: int) -> SamplingPlan:
     return SamplingPlan(n, degree, seed, budget, n, None, columns[None], zero, zero[:0], 0)
 
 
-def _with_extra(
-    plan: SamplingPlan, budget: int, extra: int, holdout: int, draw: Draw = ops.uniform_masks
-) -> SamplingPlan:
-    """`plan` with `extra` new uniform masks, of which the last `holdout` are held out; `draw` makes
-    ranges of their table, by default independent ones."""
-    seen = np.unique(plan.row_keys())
-    if plan.n <= MAX_TABLE and 2 * (len(seen) + extra) > 1 << plan.n:
+def _at(device: torch.device | None, plan: SamplingPlan) -> SamplingPlan:
+    """A plan of the host where it is to be."""
+    return plan if device is None else plan.moved(lambda x: up(x, device))
+
+
+def _filled_up(plan: SamplingPlan, budget: int, holdout: int, draw: Draw) -> SamplingPlan:
+    """`plan`, which has no extra masks, with as many new uniform ones as make `budget` distinct,
+    the last `holdout` of them held out, where its tensors are; `draw` makes ranges of their
+    table."""
+    seen = plan.row_names().unique()
+    extra = budget - len(seen)
+    if plan.n <= MAX_TABLE and 2 * budget > 1 << plan.n:
         masks = _from_rest(plan, seen, extra)
     else:
         masks = _drawn(plan, seen, extra, draw)
-    return dataclasses.replace(plan, budget=budget, extra=masks, holdout=holdout)
+    return plan.with_extra(masks, budget=budget, holdout=holdout)
 
 
-def _drawn(plan: SamplingPlan, seen: np.ndarray, extra: int, draw: Draw) -> Tensor:
-    """The first `extra` masks of a uniform table that are new: packed int64 (extra, W)."""
-    parts, found, start = [plan.extra], 0, 0
+def _drawn(plan: SamplingPlan, seen: Tensor, extra: int, draw: Draw) -> Tensor:
+    """The first `extra` masks of a uniform table that are new, their names not among those seen:
+    packed int64 (extra, W)."""
+    where: dict[str, Any] = {"seed": plan.seed, "stream": UNIFORM, "device": seen.device}
+    parts, found, start = [plan.extra[:0]], 0, 0
     while found < extra:
-        drawn = draw(extra, plan.n, seed=plan.seed, stream=UNIFORM, start=start)
-        keys, first = np.unique(plan.keys(drawn), return_index=True)
-        fresh = np.sort(first[~np.isin(keys, seen)])[: extra - found]
-        parts.append(drawn[torch.from_numpy(fresh)])
-        seen = np.union1d(seen, plan.keys(parts[-1]))
+        drawn = draw(extra, plan.n, start=start, **where)
+        names = plan.names(drawn)
+        first = first_rows(torch.cat([seen, names]))[0] - len(seen)
+        fresh = first[first >= 0].sort()[0][: extra - found]
+        parts.append(drawn[fresh])
+        seen = torch.cat([seen, names[fresh]])
         found, start = found + len(fresh), start + extra
     return torch.cat(parts)
 
 
-def _from_rest(plan: SamplingPlan, seen: np.ndarray, extra: int) -> Tensor:
+def _from_rest(plan: SamplingPlan, seen: Tensor, extra: int) -> Tensor:
     """`extra` of the masks not seen, in an order that the seed shuffles: packed int64 (extra, 1).
     For a budget of most of the table, where draws would nearly all be seen."""
-    rest = np.setdiff1d(np.arange(1 << plan.n), seen)
-    shuffle = ops.uniform_masks(len(rest), 63, seed=plan.seed, stream=UNIFORM)[:, 0].numpy()
-    return torch.from_numpy(rest[np.argsort(shuffle, kind="stable")][:extra])[:, None]
+    left = torch.ones(1 << plan.n, dtype=torch.bool, device=seen.device)
+    left[seen] = False
+    rest = left.nonzero()[:, 0]
+    where: dict[str, Any] = {"seed": plan.seed, "stream": UNIFORM, "device": seen.device}
+    shuffle = ops.uniform_masks(len(rest), 63, **where)[:, 0]
+    return rest[shuffle.argsort(stable=True)[:extra]][:, None]

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from .checks import readable
 from .errors import check, check_int
+from .transfers import down
 
 Order = Literal["any", "length", "prefix"]
 ORDERS = ("any", "length", "prefix")
@@ -35,12 +38,28 @@ def distinct(masks: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lexicographic(masks: Tensor) -> np.ndarray:
-    """The stable order of packed masks int64 (T, W) by feature 0, then 1, ...: int64 (T,)."""
+    """The stable order of packed masks int64 (T, W) by feature 0, then 1, ...: int64 (T,). That of
+    masks on a device is found there."""
+    if not readable(masks):
+        return down(_lexicographic_there(masks)).numpy()
     as_bytes = np.ascontiguousarray(masks.cpu().numpy()).view(np.uint8)
     first_feature_highest = _REVERSED[as_bytes].view(">u8")  # (T, W): numbers that sort like masks
     return np.lexsort(first_feature_highest.T[::-1])
 
 
+def _lexicographic_there(masks: Tensor) -> Tensor:
+    """A stable sort a word, the last first, of words turned round so that feature 0 counts most."""
+    rank = torch.arange(len(masks), device=masks.device)
+    for word in reversed(masks.unbind(1)):
+        turned = word[rank]
+        for width, pattern in _SWAPS:
+            turned = (turned >> width & pattern) | (turned & pattern) << width
+        rank = rank[(turned ^ torch.iinfo(torch.int64).min).sort(stable=True)[1]]  # as unsigned
+    return rank
+
+
+# Bits, pairs, ... and halves of a word that change places, and which of them move down.
+_SWAPS = [(width, (2**64 - 1) // (2**width + 1)) for width in (1, 2, 4, 8, 16, 32)]
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1])
 
 

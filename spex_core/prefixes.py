@@ -8,6 +8,7 @@ are as random where it counts: the staircase hash of SPEX, and the branching sam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .errors import check
+from .transfers import up
 
 PROFILE = (0.5, 0.25)  # of prefix_sharing=True; bench/bench_prefix.py measures it
 BRANCHES = ((0.25, 8), (0.5, 4), (0.75, 2))  # (share of the features, masks that agree on them)
@@ -74,7 +76,15 @@ def hash_columns(
     return torch.from_numpy(np.frombuffer(packed, "<i8").reshape(b, width // 8).copy())
 
 
-def branching_masks(rows: int, n: int, *, seed: int, stream: int = 0, start: int = 0) -> Tensor:
+def branching_masks(
+    rows: int,
+    n: int,
+    *,
+    seed: int,
+    stream: int = 0,
+    start: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Rows [start, start + rows) of a table of uniform masks in groups that share prefixes.
 
     Eight masks in a row agree on the first quarter of the features, four on the first half, two on
@@ -83,11 +93,12 @@ def branching_masks(rows: int, n: int, *, seed: int, stream: int = 0, start: int
     Returns: packed int64 (rows, W); any range is made without the rows before it.
     """
     first = start - start % BRANCHING
-    table = ops.uniform_masks(start + rows - first, n, seed=seed, stream=stream, start=first)
-    at = torch.arange(start - first, start - first + rows)
+    where: dict[str, Any] = {"seed": seed, "stream": stream, "device": device}
+    table = ops.uniform_masks(start + rows - first, n, start=first, **where)
+    at = torch.arange(start - first, start - first + rows, device=device)
     out = table[at]
     for share, masks in reversed(BRANCHES):
-        shared = first_features(int(share * n), n)
+        shared = up(first_features(int(share * n), n), table.device)
         out = (out & ~shared) | (table[at - at % masks] & shared)
     return out
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from . import masks as bits
 from . import ops
 from .proxy import (
     ALL_LINEAR,
@@ -58,12 +59,6 @@ def fit(
     return fits
 
 
-def packed(dense: Tensor) -> Tensor:
-    """bool (rows, n) -> packed int64 (rows, ceil(n / 64)), on their device."""
-    bit = torch.nn.functional.pad(dense.long(), (0, -dense.shape[1] % 64)).unflatten(1, (-1, 64))
-    return (bit << torch.arange(64, device=dense.device)).sum(2)
-
-
 def bag_spectra(
     masks: Tensor,
     y: Tensor,
@@ -80,7 +75,7 @@ def bag_spectra(
         masks,
         y.repeat_interleave(len(depths), 0),
         n,
-        bags=packed(left_out[:, None] != fold).repeat(len(y), 1),
+        bags=bits.pack_there(left_out[:, None] != fold).repeat(len(y), 1),
         depth=depths * len(y),
         trees=recipe.trees,
         rate=recipe.rate,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import resident_uniform
-from .plan import MAX_TABLE
+from .plan import most_masks
 from .proxy import DEFAULT, Recipe
 from .resident import DeviceFunction, check_room
 from .resident_fit import fit
@@ -43,7 +43,7 @@ def run(
     Raises: MemoryError, before f is called, if the device has too little room for the run;
             EvaluationError; torch.OutOfMemoryError, and no result, where it runs out all the same.
     """
-    total = min(budget, 1 << n) if n <= MAX_TABLE else budget
+    total = most_masks(n, budget)
     square = 8 * min(total, DENSE) ** 2
     check_room("proxyspex", total, n, bytes_of(total, n) + 3 * square, device)
     own = functools.partial(fit, degree=degree, terms=terms, seed=seed, recipe=recipe)

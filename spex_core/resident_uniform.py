@@ -4,10 +4,10 @@ there. The steps are those of plan.py, samples.py and uniform.py, and agree with
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from . import masks as bits
 from . import ops
 from .boost_start import scaled
 from .peel import beyond_rounding, precision, with_constant
-from .plan import KEYS, MAX_TABLE, UNIFORM, SamplingPlan, first_rows, plan_uniform
+from .plan import SamplingPlan, plan_uniform
 from .proxy import ProxyFit
-from .resident import DeviceFunction, evaluate, unpacked
-from .resident_fit import packed
+from .resident import DeviceFunction, evaluate
 from .samples import Samples, never_vary
 from .transfers import Transfers
 from .transform import SparseTransform
@@ -61,10 +60,15 @@ def run(
     Raises: EvaluationError; torch.OutOfMemoryError, and no result, where the device runs out.
     """
     transfers = Transfers(device)
-    with clock("plan"):
-        plan = drawn(n, budget, seed, transfers)
+
+    def maker(where: torch.device | None) -> SamplingPlan:
+        return plan_uniform(n, budget, seed=seed, device=where)
+
+    with clock("plan"), transfers:
+        plan = maker(device)
     with clock("evaluate"):
-        values, used = evaluate(f, plan, transfers, batch_size=batch_size, progress=progress)
+        how: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        values, used = evaluate(f, plan, transfers, maker, **how)
     with clock("fit"), transfers:
         rows = values.T if values.ndim == 2 else values[None]
         samples = sampled(plan, rows.contiguous(), transfers)
@@ -77,28 +81,6 @@ def bytes_of(masks: int, n: int) -> int:
     return masks * (32 * bits.words(n) + 200)
 
 
-def drawn(n: int, budget: int, seed: int, transfers: Transfers) -> SamplingPlan:
-    """The plan of plan.plan_uniform, its masks made on the device."""
-    if n <= MAX_TABLE and budget >= 1 << n:
-        return plan_uniform(n, budget, seed=seed).moved(transfers.up)
-    where = {"seed": seed, "device": transfers.device}
-    empty = torch.zeros(0, bits.words(n), dtype=torch.int64, device=transfers.device)
-    plan = SamplingPlan(n, n, seed, budget, 0, None, empty[:, None], empty, empty, 0)
-    if n <= MAX_TABLE and 2 * budget > 1 << n:
-        shuffle = ops.uniform_masks(1 << n, 63, stream=UNIFORM, **where)[:, 0]
-        return dataclasses.replace(plan, extra=shuffle.argsort(stable=True)[:budget, None])
-    plan.__dict__["_projection"] = ops.uniform_masks(64, n, stream=KEYS, **where)
-    masks, start = empty, 0
-    while len(masks) < budget:
-        more = ops.uniform_masks(budget, n, stream=UNIFORM, start=start, **where)
-        both = torch.cat([masks, more])
-        masks = both[first_rows(plan.names(both))[0].sort()[0][:budget]]
-        start += budget
-    there = dataclasses.replace(plan, extra=masks)
-    there.__dict__["_projection"] = plan.__dict__["_projection"]
-    return there
-
-
 def sampled(plan: SamplingPlan, values: Tensor, transfers: Transfers) -> Samples:
     """samples.varying of all rows of a plan and values (q, T): on the device but for which features
     vary and the powers of two."""
@@ -106,12 +88,13 @@ def sampled(plan: SamplingPlan, values: Tensor, transfers: Transfers) -> Samples
     powers = transfers.down(torch.frexp(values.abs().amax(1))[1]).numpy()
     values = torch.stack([scaled(*x) for x in zip(values, (-powers).tolist(), strict=True)])
     step = max(1, ROWS // n)
-    count = sum(unpacked(part, n).sum(0) for part in masks.split(step))
+    count = sum(bits.unpack_there(part, n).sum(0) for part in masks.split(step))
     vary = (count > 0) & (count < len(masks))
     features, warnings = np.arange(n), []
     if not bool(vary.all()):
         features = transfers.down(vary.nonzero()[:, 0]).numpy()
-        masks = torch.cat([packed(unpacked(part, n)[:, vary]) for part in masks.split(step)])
+        parts = (bits.unpack_there(part, n) for part in masks.split(step))
+        masks = torch.cat([bits.pack_there(part[:, vary]) for part in parts])
         warnings.append(never_vary(np.setdiff1d(np.arange(n), features)))
     return Samples(n, features, masks, values, powers, warnings)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import masks as bits
 from .errors import check, check_int
-from .evaluate import AsyncFunction, SetFunction, Shown, ask, ask_async, batches
+from .evaluate import AsyncFunction, SetFunction, Shown, ask, ask_async, batches, failure
 from .explanation import Explanation, with_picture
 from .given import not_finite, numbers_of
 from .keep import Keep
@@ -196,6 +196,18 @@ class Run:
             else (self._reported(found))
         )
 
+    def fit_or_keep(self) -> Found:
+        """As fit, of a run whose caller would lose it with the error.
+
+        Raises: EvaluationError where it cannot be fitted, memory that has gone meanwhile for
+                one, holding what was paid for.
+        """
+        try:
+            return self.fit()
+        except (Exception, KeyboardInterrupt) as cause:
+            done, total = self._ledger.evaluated, self._ledger.evaluated + self.missing
+            raise failure(self._ledger, cause, done, total, "fit") from cause
+
     def more(self, count: int, found: Found | None = None) -> int:
         """Ask for up to `count` further masks, which the next batches bring; how many there are.
 
@@ -364,4 +376,4 @@ def explain(
     fingerprint = getattr(f, "fingerprint", None)
     with Run(recipe, features, store=store, fingerprint=fingerprint, known=known) as run:
         run.evaluate(f, batch_size=batch_size, progress=progress, patience=patience)
-        return with_picture(run.fit(), f)
+        return with_picture(run.fit_or_keep(), f)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,9 +88,10 @@ def spex(
         patience: a Patience, which says how often a call that fails is made again and how long it
             may take; by default it is not, and any time.
         device: where f takes its masks and leaves its values. On another than the CPU f is called
-            with bool tensors (batch, n) of that device and returns a tensor of it; nothing but the
-            plan goes there and nothing but the terms and their scores comes back (Report.moved),
-            and `known`, `store`, `patience` and ValueFunctions are refused.
+            with bool tensors (batch, n) of that device and returns a tensor of it, or it is a
+            ValueFunction whose `device` it is. Nothing but the plan's columns and delays goes
+            there, nothing but the terms and their scores comes back, and what says which masks a
+            ValueFunction takes together (Report.moved). `known`, `store`, `patience` are refused.
         backend: of the transform and the decoder.
     Returns: an Explanation; for q outputs, values (batch, q), a list of q, each as it would be
             alone.
@@ -159,10 +161,9 @@ class SpexRecipe(Recipe):
         options = {"degree": self.degree, "decoder": self.decoder}
         return options | {"prefix_sharing": list(self.profile), "backend": self.backend}
 
-    def plan(self, n: int) -> SamplingPlan:
-        return plan_spex(
-            n, self.budget, degree=self.degree, seed=self.seed, prefix_sharing=self.profile
-        )
+    def plan(self, n: int, device: torch.device | None = None) -> SamplingPlan:
+        how: dict[str, Any] = {"degree": self.degree, "seed": self.seed, "device": device}
+        return plan_spex(n, self.budget, prefix_sharing=self.profile, **how)
 
     def fit(self, answered: Answered, clock: Clock) -> Found:
         """Of the groups whose values are all there, with the other values as further samples; where
@@ -194,15 +195,15 @@ class SpexRecipe(Recipe):
     ) -> Found:
         """The whole run on a device."""
         resident.check_progress("spex", progress, device)
-        clock = Clock()
-        with clock("plan"):
-            plan = self.plan(len(names))
+        n, clock = len(names), Clock()
         how: dict[str, Any] = {"decoder": self.decoder, "backend": self.backend}
-        how |= {"batch_size": batch_size, "progress": progress}
-        found = resident.run(f, plan, device, clock, **how)
+        how |= {"budget": self.budget, "batch_size": batch_size, "progress": progress}
+        found = resident.run(f, n, functools.partial(self.plan, n), device, clock, **how)
+        plan = found.plan
         there: dict[str, Any] = {
             "device": device,
             "used": found.used,
+            "unique": found.used,
             "asked": plan.total,
             "moved": found.moved,
         }
@@ -242,6 +243,7 @@ class SpexRecipe(Recipe):
         *,
         device: torch.device = CPU,
         used: int = 0,
+        unique: int | None = None,
         **counts: Any,
     ) -> Report:
         transform = fitted.transform
@@ -255,7 +257,7 @@ class SpexRecipe(Recipe):
             degree=plan.n if plan.code is None else plan.degree,
             budget=plan.budget,
             used=used,
-            unique=len(plan.places.first),
+            unique=len(plan.places.first) if unique is None else unique,
             left_out=plan.holdout,
             r2=fitted.r2,
             r2_linear=fitted.r2_linear,

@@ -32,7 +32,8 @@ class SparseTransform:
     Args:     n: features, at least 1.
               support: packed int64 (S, W), the distinct terms k; the row of zeros is the constant.
               coefs: float64 (S,), finite, the coefficients F[k]. S = 0 is the zero function.
-              stderr: float64 (S,), finite and >= 0, the standard error of each coefficient; None
+              stderr: float64 (S,), finite and >= 0, the standard error of each coefficient, in the
+              unit of f; None
               where none is known, or needed.
     Raises:   TypeError, ValueError if they are not as above.
     Cost:     one sort of the terms; predict costs T S W word operations, all else is linear in S.

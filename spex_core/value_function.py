@@ -20,12 +20,15 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
+from .checks import readable
 from .errors import check
 from .memory import freed_memory_kept
 from .planner import Order, arrange, cut, distinct, lexicographic
+from .transfers import up
 
 # (rows, values) of some masks, a pack at a time; closed where the caller stops half way.
 Answers = Generator[tuple[np.ndarray, np.ndarray], None, None]
+AnswersThere = Generator[tuple[np.ndarray, Tensor], None, None]  # the values on a device
 
 
 class ValueFunction(abc.ABC):
@@ -38,11 +41,14 @@ class ValueFunction(abc.ABC):
         features: names, one a feature.
         fingerprint: model, revision, dtype, input, masking and scorer in one string: equal strings
             mean equal values, so that a store of values can be shared.
-        cost: packed masks int64 (T, W) -> int64 (T,): tokens (or what stands for them) of each.
+        cost: packed masks int64 (T, W) -> int64 (T,): tokens (or what stands for them) of each, on
+            the host, wherever the masks are.
         run: the values of one pack: packed masks (rows, W), distinct and in the declared order,
             -> float (rows,) or (rows, q). Or, where packs make no sense, stream itself.
         order: "length" (default), "prefix" or "any": the order in which packs are cut.
         tokens: the budget of one pack; halved, for good, where memory runs out.
+        device: where `run` takes masks and leaves values without a detour over the host: there
+            spex(f, device=) asks f by `stream_on`. None, the default: on the host alone.
         threads: packs at a time, each on one torch thread: on a CPU, short packs gain from it, and
             no value depends on the number. None: one pack at a time, on torch's threads.
         picture: of an image, the Picture that explanations show; else None.
@@ -52,6 +58,7 @@ class ValueFunction(abc.ABC):
 
     order: Order = "length"
     tokens: int = 1 << 14
+    device: torch.device | None = None
     threads: int | None = None
     unit: str = "tokens"  # of cost
     picture: Any = None
@@ -127,16 +134,30 @@ class ValueFunction(abc.ABC):
         """
         if len(masks):
             with freed_memory_kept(), self.running():
-                yield from self._packs(masks)
+                for rows, values in self._packs(masks, self.threads):
+                    yield rows, values.numpy()
 
-    def _packs(self, masks: Tensor) -> Answers:
-        rank = lexicographic(masks)
-        rank = rank[arrange(self.cost(masks[torch.from_numpy(rank)]), self.order)]
-        rows = masks[torch.from_numpy(rank)]
-        cost, added = self.cost(rows), self.added(rows)
+    def stream_on(self, masks: Tensor) -> AnswersThere:
+        """`stream` of masks that are on `device`: the values stay there, and so do the masks.
+
+        What says which masks go together visits the host: their order, costs and what they add, and
+        what `run` needs of it. `Transfers` counts that.
+
+        Yields: (rows, values): int64 (p,) on the host, and float32 (p,) or (p, q) on the device.
+        Raises: as stream; ValueError where `run` returns what is not on the device.
+        """
+        if len(masks):
+            with self.running():
+                yield from self._packs(masks, None)
+
+    def _packs(self, masks: Tensor, threads: int | None) -> AnswersThere:
+        rank, cost = lexicographic(masks), self.cost(masks)
+        rank = rank[arrange(cost[rank], self.order)]
+        rows = masks[up(torch.from_numpy(rank), masks.device)]
+        cost, added = cost[rank], self.added(rows)
         start, outputs = 0, None
 
-        def attempt(pack: slice) -> tuple[slice, np.ndarray | None]:
+        def attempt(pack: slice) -> tuple[slice, Tensor | None]:
             try:
                 return pack, self._checked(rows[pack])
             except (MemoryError, RuntimeError) as error:
@@ -148,7 +169,7 @@ class ValueFunction(abc.ABC):
             left = slice(start, None)
             cuts = cut(cost[left], self.tokens, None if added is None else added[left])
             jobs = [slice(start + pack.start, start + pack.stop) for pack in cuts]
-            with contextlib.closing(run_threaded(attempt, jobs, self.threads)) as results:
+            with contextlib.closing(run_threaded(attempt, jobs, threads)) as results:
                 for pack, values in results:
                     if values is None:  # go on from here in packs of half the size
                         self.tokens = max(1, min(self.tokens, int(cost[pack].sum())) // 2)
@@ -159,22 +180,31 @@ class ValueFunction(abc.ABC):
                     start = pack.stop
                     yield rank[pack], values
 
-    def _checked(self, rows: Tensor) -> np.ndarray:
-        values = self.run(rows)
-        if isinstance(values, Tensor):
-            values = values.detach().float().cpu().numpy()
-        values, name = np.asarray(values, np.float32), type(self).__name__
+    def _checked(self, rows: Tensor) -> Tensor:
+        """The values of a pack, where its masks are."""
+        found, name = self.run(rows), type(self).__name__
+        values = found if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found, "f4"))
+        values = values.detach().float()
+        if readable(rows):
+            values = values.cpu()
         check(
-            values.ndim in (1, 2) and len(values) == len(rows) and values.size > 0,
+            values.ndim in (1, 2) and len(values) == len(rows) and values.numel() > 0,
             "{}: it must return one value or one row of values per mask, shape ({},), got {}",
-            *(name, len(rows), values.shape),
+            *(name, len(rows), tuple(values.shape)),
         )
-        bad = ~np.isfinite(values).reshape(len(rows), -1).all(1)
         check(
-            not bad.any(),
-            "{}: values must be finite, got {} for mask {} of a pack ({} of {} are not finite)",
-            *(name, values[bad.argmax()], bad.argmax(), bad.sum(), len(rows)),
+            values.device == rows.device,
+            "{}: values must be on the device of the masks, {}, got {}",
+            *(name, rows.device, values.device),
         )
+        if not bool(values.isfinite().all()):
+            values = values.cpu()
+            bad = ~values.isfinite().reshape(len(rows), -1).all(1)
+            first = int(bad.int().argmax())
+            raise ValueError(
+                f"{name}: values must be finite, got {values[first].numpy()} for mask {first} of a "
+                f"pack ({int(bad.sum())} of {len(rows)} are not finite)"
+            )
         return values
 
     def _check_outputs(self, got: tuple[int, ...], before: tuple[int, ...]) -> None:

@@ -14,12 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 import triton
 from spex_core.triton_kernels import (
     affine_masks,
     bch_decode,
     fwht,
     histogram,
+    packed_attention,
     parity_bits,
     peel_bins,
     uniform_masks,
@@ -30,6 +32,7 @@ from triton.compiler import ASTSource
 P = "*i64"  # a pointer
 Q, D = "*i32", "*fp64"
 N = "i32"
+A = "i32:16"  # ":16": a multiple of 16, as a launcher makes sure
 MOST_T = 10  # errors that a code of plan_spex corrects
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of a launch, among the constants
 
@@ -244,6 +247,20 @@ KERNELS = [
     ),
     *(
         (
+            *("packed_attention", "_packed_attention_kernel"),
+            (*3 * (f"{x}:16",), starts, f"{x}:16", *[N] * 4, *[A] * 6, "fp32"),
+            {"CAUSAL": causal, "DIM": width, **packed_attention.shape(width, dtype)},
+        )
+        for x, dtype, width, causal, starts in (
+            ("*fp32", torch.float32, 32, False, "*i32"),
+            ("*fp32", torch.float32, 512, True, P),
+            ("*bf16", torch.bfloat16, 64, True, "*i32"),
+            ("*bf16", torch.bfloat16, 128, False, "*i32"),
+            ("*fp16", torch.float16, 512, True, "*i32"),
+        )
+    ),
+    *(
+        (
             "score_last",
             "_score_last_kernel",
             (x, P, x, x, x, x, out, N, N, N),
@@ -296,13 +313,15 @@ def compiled(module: str, kernel: str, types: tuple[str, ...], constants: dict, 
     constants = {name: x for name, x in constants.items() if name not in OPTIONS}
     function = getattr(importlib.import_module(f"spex_core.triton_kernels.{module}"), kernel)
     names = function.arg_names
-    signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
+    plain = [t.removesuffix(":16") for t in types]
+    signature = dict(zip(names, plain, strict=False)) | dict.fromkeys(constants, "constexpr")
     assert list(signature) == names, f"{kernel}: {names} have the types {signature}"
-    source = ASTSource(fn=function, signature=signature, constexprs=constants)
+    known = {(j,): [["tt.divisibility", 16]] for j, t in enumerate(types) if t.endswith(":16")}
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=known)
     cuda = arch.isdigit()
     target = GPUTarget("cuda", int(arch), 32) if cuda else GPUTarget("hip", arch, 64)
     built = triton.compile(source, target=target, options=options)
-    variant = [t for t in dict.fromkeys(types) if t[0] == "*"]
+    variant = [t for t in dict.fromkeys(plain) if t[0] == "*"]
     if cuda:
         report = ptxas(built.asm["ptx"])
         spills, registers = r"(\d+) bytes spill", r"Used (\d+) registers"

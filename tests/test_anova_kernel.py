@@ -77,6 +77,64 @@ def test_against_exact_rationals(call, kind):
     assert got[0, 1] != got[0, 0]
 
 
+def exact_gradient(values, agree, variances, orders):
+    """Of one pair, by integers with one feature left out: (by relevance, by variance) as floats."""
+    x = [v if same else -v for v, same in zip(values, agree, strict=True)]
+    e, largest = exact_polynomials(x, orders), exact_polynomials(values, orders)
+    by_relevance = []
+    for i, same in enumerate(agree):
+        less, rest = [1], [1]  # without feature i: e'_d = e_d - x_i e'_(d-1), exact in integers
+        for d in range(1, orders):
+            less.append(e[d] - x[i] * less[-1])
+            rest.append(largest[d] - values[i] * rest[-1])
+        sign = 1 if same else -1
+        by_relevance.append(
+            sum(
+                s * ((sign * less[d] * largest[d + 1] - e[d + 1] * rest[d]) / largest[d + 1] ** 2)
+                for d, s in enumerate(variances[1:])
+            )
+        )
+    return by_relevance, [a / b for a, b in zip(e, largest, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["one dominates", "decades"])
+def test_gradient_against_exact_rationals(kind):
+    """n = 1,000 at order 8, features between one and 10**15 times another."""
+    n, orders, rng = 1000, 8, np.random.default_rng(1)
+    numerators = {
+        "one dominates": np.append(2**52, np.arange(1, n)),
+        "decades": (10 ** rng.uniform(0, 15, n)).astype(np.int64),
+    }[kind]
+    dense = rng.random((2, n)) < 0.5
+    variances = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25, 1.5, 1.0, 4.0, 8.0], dtype=torch.float64)
+    got = ops.anova_kernel_grad(
+        *(masks.pack(dense[:1]), masks.pack(dense[1:])),
+        *(torch.from_numpy(numerators).double(), variances, torch.ones(1, 1)),
+    )
+    values = [int(x) for x in numerators]
+    want = exact_gradient(values, dense[0] == dense[1], variances.tolist(), orders)
+    total = variances.sum().item()
+    for x, exact, value in zip(got[0].tolist(), want[0], values, strict=True):
+        assert abs(x - exact) * value <= 16 * n * EPS * total
+    np.testing.assert_allclose(got[1].numpy(), want[1], rtol=0, atol=4 * n * EPS)
+    assert max(abs(x * v) for x, v in zip(want[0], values, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("by", ["reference", "cpu"])
+def test_autograd(by):
+    """relevances and variances that require a gradient have a graph, in float32 too."""
+    a, b, _, variances = problem(5, 4, 6, 3, seed=4)
+    relevances = torch.linspace(0.3, 4.0, 6, dtype=torch.float64, requires_grad=True)
+    variances.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda r, v: ops.anova_kernel(a, b, r, v, backend=by), (relevances, variances)
+    )
+    narrow = relevances.detach().float().requires_grad_()
+    ops.anova_kernel(a, b, narrow, variances.detach(), backend=by).sum().backward()
+    assert narrow.grad.dtype == torch.float32
+    assert narrow.grad.abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("orders", range(9))
 def test_is_a_sum_over_all_sets(call, orders):
     """Each set k gives its variance times (-1)**(features of k on which the two disagree)."""

@@ -77,7 +77,7 @@ def fake(monkeypatch):
             raise record.compare_error
         return "both of them"
 
-    for name in ("spex", "proxyspex", "explain"):
+    for name in ("spex", "proxyspex", "gpspex", "explain"):
         monkeypatch.setitem(sys.modules, f"spex_core.{name}", algorithm(name))
     monkeypatch.setattr(compare, "compare", compared)
     return record
@@ -161,11 +161,17 @@ def test_the_options_reach_spex(run, fake):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "budget"), [("proxyspex", 2000), ("auto", 1000), ("spex", 5000)]
+    ("algorithm", "budget"), [("proxyspex", 2000), ("gpspex", 500), ("auto", 1000), ("spex", 5000)]
 )
 def test_each_algorithm_has_a_budget_of_its_own(run, fake, algorithm, budget):
     run("--quiet", algorithm=algorithm)
     assert fake.options["budget"] == budget
+    assert fake.algorithm == {"auto": "explain"}.get(algorithm, algorithm)
+
+
+def test_gpspex_has_a_preset_of_its_own(run, fake):
+    code, _, _ = run("--quiet", algorithm="gpspex", preset="pure", budget=60)
+    assert (code, fake.algorithm, fake.options["preset"]) == (0, "gpspex", "pure")
 
 
 def test_spex_is_compared_on_new_masks_after_the_result_is_saved(run, fake, tmp_path):

@@ -24,8 +24,7 @@ DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", re
 BESIDE = {"plots.Plots", "store.Store", "store.Manifest", "stored.Stored"}
 BESIDE |= {"recipe.Recipe", "progress.Watcher", "progress.Logged", "progress.Status"}
 BESIDE |= {"store_parquet.export_parquet", "store_parquet.import_parquet"}
-BESIDE |= {"gp_acquire.propose"}
-
+BESIDE |= {"gp_acquire.propose", "gp_process.Process"}
 BESIDE |= {"shapiq_values.to_shapiq", "shapiq_values.from_shapiq"}
 BESIDE |= {"interop.games.to_game", "interop.games.to_forward"}
 BESIDE |= {f"interop.spectralexplain.{c}" for c in ("Explainer", "Interactions", "ExactSolver")}

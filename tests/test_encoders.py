@@ -387,6 +387,28 @@ def test_attention_stays_within_sequences(lengths, groups, causal, dtype) -> Non
 
 
 @pytest.mark.parametrize(
+    ("how", "dtypes"),
+    [
+        ("cpu", {torch.float32, torch.bfloat16}),
+        ("triton", {torch.float32, torch.bfloat16, torch.float16}),
+        ("reference", set()),
+    ],
+)
+def test_which_attention_a_kernel_takes(how, dtypes, monkeypatch) -> None:
+    from spex_core.values import packing
+
+    monkeypatch.setattr(packing, "pick", lambda op, backend, device: how)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        states = torch.zeros(3, 1, 2, 5, 4, dtype=dtype)
+        assert packing.compiled(*states) == (dtype in dtypes)
+        states.requires_grad_()
+        assert not packing.compiled(*states)
+        with torch.no_grad():
+            assert packing.compiled(*states) == (dtype in dtypes)
+            assert not packing.compiled(*states[:2], states[2, ..., :3])
+
+
+@pytest.mark.parametrize(
     "option",
     [{"softcap": 30.0}, {"position_bias": 0}, {"s_aux": 0}, {"sliding_window": 9}],
     ids=lambda option: next(iter(option)),

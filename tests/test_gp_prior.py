@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_anova import all_terms, characters
 
+from spex_core import gp_prior
 from spex_core import masks as bits
 from spex_core.anova import Anova, linear
 from spex_core.gp_prior import (
@@ -138,3 +139,21 @@ def test_the_energy_where_orders_or_relevances_are_missing():
     assert got.isfinite().all()
     assert len(got) == 9
     assert (got[4:] == 0).all()
+
+
+def test_pairs_of_many_features_are_those_of_the_whole_table(monkeypatch):
+    """More features than are looked at together, with relevances that are equal: ties stay in the
+    order of the pairs."""
+    n, rng = 150, np.random.default_rng(3)
+    relevances = torch.from_numpy(2.0 ** rng.integers(-2, 1, n))  # products without rounding
+    kernel = Anova(relevances, torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64))
+    packed = bits.pack(rng.random((40, n)) < 0.5)
+    dual = torch.from_numpy(rng.integers(-2, 3, 40) / 1.0)
+    z = 1.0 - 2.0 * bits.unpack(packed, n)
+    size = np.abs((z.T * dual.numpy()) @ z * np.outer(relevances, relevances))
+    rows, columns = np.triu_indices(n, 1)
+    top = np.argsort(-size[rows, columns], kind="stable")[:500]
+    for together in (64, 7):
+        monkeypatch.setattr(gp_prior, "ROWS", together)
+        found = gp_prior._best_pairs([(kernel, 0.5)], packed, dual, n, 500)
+        np.testing.assert_array_equal(found, np.stack([rows[top], columns[top]], 1))

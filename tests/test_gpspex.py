@@ -13,7 +13,7 @@ from planted import Planted, plant_products
 from test_proxyspex import drawn, game, never, same, score, simple, table_of
 
 import spex_core
-from spex_core import EvaluationError, SparseTransform, fit, gp_memory, gpspex
+from spex_core import EvaluationError, SparseTransform, fit, gp_memory, gpspex, plan
 
 presets = pytest.mark.parametrize("preset", ["default", "pure"])
 
@@ -173,6 +173,49 @@ def test_masks_that_come_twice_and_values_that_repeat() -> None:
     assert fit(masks, one, algorithm="gpspex").transform.coefs.isfinite().all()
 
 
+@pytest.mark.parametrize("unit", [5e-324 * 2.0**60, 1e-300, 1e300, -1e300])
+def test_values_of_any_size(unit: float) -> None:
+    masks = drawn(12, 60)
+    y = simple(masks)
+    ex = fit(masks, y * unit, algorithm="gpspex")
+    assert ex.transform.coefs.isfinite().all()
+    assert ex.transform.stderr.isfinite().all()
+    expected = fit(masks, y, algorithm="gpspex").transform.predict(masks)
+    np.testing.assert_allclose(ex.transform.predict(masks) / unit, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["torch", "list", "float32"])
+def test_masks_and_values_of_any_kind(kind: str) -> None:
+    masks = drawn(12, 40)
+    y = simple(masks)
+    given = {
+        "torch": (torch.from_numpy(masks), torch.from_numpy(y)),
+        "list": (masks.tolist(), y.tolist()),
+        "float32": (masks, y.astype(np.float32)),
+    }[kind]
+    assert same(fit(*given, algorithm="gpspex"), fit(masks, y, algorithm="gpspex"))
+
+
+def test_global_generators_are_left_alone() -> None:
+    legacy, state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    first = gpspex(simple, 12, budget=40)
+    np.testing.assert_array_equal(legacy, np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(8)
+    assert same(first, gpspex(simple, 12, budget=40))
+    torch.set_rng_state(state)
+
+
+def test_masks_that_are_not_uniform_are_fitted_and_mentioned() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((120, 20)) < 0.8
+    ex = fit(masks, simple(masks), algorithm="gpspex")
+    assert len(ex.report.warnings) == 1
+    assert "the masks are not uniform" in ex.report.warnings[0]
+    others = rng.random((500, 20)) < 0.8
+    assert ex.transform.score(others, simple(others)) > 0.9
+
+
 def test_no_term_has_a_feature_that_never_varies() -> None:
     masks = drawn(70, 80)
     masks[:, 7], masks[:, 69] = True, False
@@ -253,13 +296,72 @@ def test_bad_arguments_before_the_model_runs(
 
 def test_samples_beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gp_memory, "available_bytes", lambda: 10**6)
-    message = r"must be fewer for this machine: 400 need 12 MB .* 0 MB are free; proxyspex\(\)"
+    message = (
+        r"must be fewer for this machine: 400 samples of 40 features need \d+ MB, 0 MB are free; "
+        r"proxyspex\(\)"
+    )
     with pytest.raises(ValueError, match="gpspex: budget " + message):
         gpspex(never, 40, budget=400)
     masks = drawn(40, 400)
     with pytest.raises(ValueError, match="fit: masks " + message):
         fit(masks, simple(masks), algorithm="gpspex")
     assert gpspex(simple, 9, budget=512).report.r2 == 1.0  # a whole table needs no matrix
+
+
+def test_more_samples_than_allowed_are_refused_before_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gp_memory, "MAX_SAMPLES", 30)
+    run = plan("gpspex", n=12, budget=24)
+    run.evaluate(simple)
+    message = "more: count must be at most 6 for a Gaussian process that has 24, .*, got 20"
+    with pytest.raises(ValueError, match=message):
+        run.more(20)
+    assert run.missing == 0
+    assert run.more(6, run.fit()) == 6
+    run.evaluate(simple)
+    assert run.fit().report.unique == 30
+    whole = plan("gpspex", n=5, budget=24)  # 8 more are all there are
+    assert whole.more(20) == 8
+    monkeypatch.setattr(gp_memory, "MAX_SAMPLES", 5000)
+    monkeypatch.setattr(gp_memory, "available_bytes", lambda: 10**6)
+    message = "more: count must be fewer for this machine: 31 samples of 12 features need"
+    with pytest.raises(ValueError, match=message):
+        run.more(1)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_memory_that_goes_while_the_model_runs_loses_no_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stored: bool
+) -> None:
+    free = [2**40]
+    monkeypatch.setattr(gp_memory, "available_bytes", lambda: free[0])
+
+    def greedy(masks: np.ndarray) -> np.ndarray:
+        free[0] = 10**6
+        return simple(masks)
+
+    greedy.fingerprint = "simple"
+    options = {"budget": 40, "store": tmp_path / "run" if stored else None}
+    message = (
+        r"fit failed after 40 of 40 evaluations \(ValueError: gpspex: masks must be fewer .*; "
+    )
+    message += "all that is done is in" if stored else r"error\.known holds what is done"
+    with pytest.raises(EvaluationError, match=message) as caught:
+        gpspex(greedy, 12, **options)
+    masks, values = caught.value.known
+    np.testing.assert_array_equal(values, simple(masks))
+    assert (masks.shape, caught.value.done) == ((40, 12), 40)
+    assert isinstance(caught.value.__cause__, ValueError)
+    free[0] = 2**40
+    if not stored:
+        options["known"] = caught.value.known
+
+    def unasked(masks: np.ndarray) -> np.ndarray:
+        return never(masks)
+
+    unasked.fingerprint = "simple"
+    assert gpspex(unasked, 12, **options).report.cached == 40
 
 
 # The report, the result, and files.

@@ -99,9 +99,9 @@ def test_no_kernel_waits(backend: str, name: str, on_a_device: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "begins", "besides"),  # besides: a special case, and one with no kernel of its own
+    ("backend", "begins", "besides"),  # besides: special cases
     [
-        ("triton", "Those that wait say so:", {"mask_embed", "packed_attention"}),
+        ("triton", "Those that wait say so:", {"mask_embed"}),
         ("cuda", "Those that wait in CUDA:", set()),
     ],
 )

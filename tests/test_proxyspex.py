@@ -350,14 +350,15 @@ def test_masks_that_come_twice_count_once(preset: str) -> None:
     assert twice.report.warnings == once.report.warnings == []
 
 
-def test_masks_that_come_twice_with_other_values_are_averaged() -> None:
+@pytest.mark.parametrize("algorithm", ["proxyspex", "gpspex"])
+def test_masks_that_come_twice_with_other_values_are_averaged(algorithm: str) -> None:
     masks = drawn(20, 90)
     y = plant_products(20, 5, 2, seed=0)(masks)
     up = np.concatenate([masks, masks[10:14]])
-    ex = fit(up, np.concatenate([y, y[10:14] + 0.5]))
+    ex = fit(up, np.concatenate([y, y[10:14] + 0.5]), algorithm=algorithm)
     mean = y.copy()
     mean[10:14] += 0.25
-    expected = fit(masks, mean)
+    expected = fit(masks, mean, algorithm=algorithm)
     np.testing.assert_allclose(ex.transform.coefs, expected.transform.coefs, atol=1e-9)
     (text,) = ex.report.warnings
     assert text == "4 masks come more than once with different values: their means are fitted"
@@ -470,9 +471,12 @@ Y = simple(MASKS)
         (MASKS, [[1.0], [1.0, 2.0]], TypeError, "fit: values must be real numbers, "),
     ],
 )  # fmt: skip
-def test_bad_samples(masks: object, values: object, error: type[Exception], message: str) -> None:
+@pytest.mark.parametrize("algorithm", ["proxyspex", "gpspex"])
+def test_bad_samples(
+    algorithm: str, masks: object, values: object, error: type[Exception], message: str
+) -> None:
     with np.errstate(all="ignore"), pytest.raises(error, match=message):
-        fit(masks, values)
+        fit(masks, values, algorithm=algorithm)
 
 
 @pytest.mark.parametrize(
@@ -544,9 +548,10 @@ def test_bad_algorithms(algorithm: object) -> None:
     ],
     ids=["nan", "inf", "long", "none", "text"],
 )
-def test_bad_values(answer: Callable, message: str) -> None:
+@pytest.mark.parametrize("algorithm", ["proxyspex", "gpspex"])
+def test_bad_values(algorithm: str, answer: Callable, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        proxyspex(answer, 12, budget=40)
+        getattr(spex_core, algorithm)(answer, 12, budget=40)
 
 
 # The report and the result.

@@ -149,10 +149,10 @@ def test_nothing_else_moves(
         pytest.skip(reason)
     monkeypatch.setattr(gp, "DEFAULT", FEWER)
     masks = plan_uniform(n, rows, seed=1).masks(0, rows)
-    values = smooth(n)(resident.unpacked(masks, n)).double()[None]
+    values = smooth(n)(bits.unpack_there(masks, n)).double()[None]
     how = {"degree": 2, "terms": 30, "trees": trees, "seed": 0, "recipe": LITTLE}
     (expected,) = fit_gp(masks, values, n, **how)
-    new = resident.unpacked(masks[:9], n).numpy() ^ (np.arange(n) < 2)
+    new = bits.unpack_there(masks[:9], n).numpy() ^ (np.arange(n) < 2)
     predicted, proposed = expected.process.predict(new), gp_acquire.propose(expected.process, 3)
     fold, levels = folds(rows, 2, 0), LEVELS.tolist()
     for module in (ridge, gp):
@@ -224,15 +224,16 @@ def test_as_many_samples_as_the_device_holds(monkeypatch: pytest.MonkeyPatch) ->
     """Before f is called or anything is made there, and beyond what the host takes."""
     monkeypatch.setattr(resident, "free_bytes", lambda device: 80 * 20_000**2)
     monkeypatch.setattr(gp_memory, "available_bytes", lambda: 0)
-    gp_memory.check_samples_fit("gpspex: budget", 20_000, META)
+    gp_memory.check_samples_fit("gpspex: budget", 20_000, 70, device=META)
     needed, free = 80 * 20_001**2 >> 20, 80 * 20_000**2 >> 20
-    message = f"budget must be fewer for meta: 20,001 need {needed:,} MB for matrices, {free:,} MB"
+    message = "budget must be fewer for meta: 20,001 samples of 70 features need "
+    message += f"{needed:,} MB, {free:,} MB are free"
     with pytest.raises(ValueError, match=message) as caught:
         spex_core.gpspex(lambda x: pytest.fail("called"), 70, budget=20_001, device="meta")
     assert "proxyspex()" in str(caught.value)
     monkeypatch.setattr(resident, "free_bytes", lambda device: 8_000)
     x = np.random.default_rng(0).random((60, 20)) < 0.5
-    with pytest.raises(ValueError, match="fit: masks must be fewer for meta: 60 need 0 MB"):
+    with pytest.raises(ValueError, match="fit: masks must be fewer for meta: 60 samples of 20"):
         spex_core.fit(x, x[:, 0] * 1.0, algorithm="gpspex", device="meta")
     with pytest.raises(MemoryError, match="gpspex: 1,048,576 masks of 20 features need about"):
         spex_core.gpspex(lambda x: pytest.fail("called"), 20, budget=1 << 20, device="meta")

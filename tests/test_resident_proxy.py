@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from planted import plant
-from test_resident import function
+from test_resident import function, never
 from torch import Tensor
-from two_worlds import Mixed, TwoWorlds
+from two_worlds import Mixed, TwoWorlds, kernels_unseen, plans_of_the_host
 
 import spex_core
 from spex_core import (
@@ -125,8 +125,9 @@ def test_nothing_else_moves(
     with TwoWorlds(monkeypatch):
         monkeypatch.setattr(resident_fit, "LEVELS", torch.tensor(levels).double())
         transfers = Transfers(CPU)
-        plan = resident_uniform.drawn(n, budget, 0, transfers)
-        values = resident.evaluate(f, plan, transfers, batch_size=50)[0]
+        with transfers:
+            plan = plan_uniform(n, budget, device=CPU)
+        values = resident.evaluate(f, plan, transfers, never, batch_size=50)[0]
         before = transfers.to_host
         with transfers:
             samples = resident_uniform.sampled(plan, values[None], transfers)
@@ -142,12 +143,17 @@ def test_nothing_else_moves(
 @pytest.mark.parametrize(
     ("n", "budget"), [(5, 20), (12, 100), (10, 500), (70, 300), (64, 90), (12, 4096), (2, 4)]
 )
-def test_the_masks_are_those_of_the_host(n: int, budget: int) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_masks_are_those_of_the_host(
+    n: int, budget: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where draws repeat, and where most of the table is asked for."""
-    plan, expected = (
-        resident_uniform.drawn(n, budget, 7, Transfers(CPU)),
-        plan_uniform(n, budget, seed=7),
-    )
+    how = {"seed": 7, "prefix_sharing": shared}
+    expected = plan_uniform(n, budget, **how)
+    plans_of_the_host(monkeypatch)
+    kernels_unseen(monkeypatch)
+    with TwoWorlds(monkeypatch), Transfers(CPU):
+        plan = plan_uniform(n, budget, **how, device=CPU)
     masks = plan.masks(0, plan.total)
     assert torch.equal(masks, expected.masks(0, expected.total))
     assert torch.equal(plan.names(masks), expected.names(masks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_triton_offsets import Far, random_words, run_program
@@ -19,6 +21,7 @@ from spex_core.triton_kernels import (
     mask_lengths,
     pack_tokens,
     pack_trie,
+    packed_attention,
     score_last,
     token_logprobs,
 )
@@ -121,6 +124,29 @@ def test_gates_of_heads() -> None:
     assert min(i * 12, 2 * t) > FAR
     assert torch.equal(out[0, ::2], x[0, ::2])
     assert not out[0, 1].any()
+
+
+def test_attention_of_late_rows() -> None:
+    """The last block of more than 2**31 rows: of three sequences, the first from before it."""
+    before, rows, heads, width = 5, 40, 4, 16
+    shape = packed_attention.shape(width, torch.float32)
+    block = FAR // shape["BLOCK_Q"] + 1
+    first = block * shape["BLOCK_Q"]
+    states = torch.randn(before + rows, 3, heads, width)  # query, key and value side by side
+    starts, row = torch.tensor([0, before + 2, before + 9, before + rows]), 3 * heads * width
+    out = torch.zeros(rows, heads, width)
+    run_program(
+        *(packed_attention._packed_attention_kernel, (block * heads + 3,)),
+        *(Far(x, (first - before) * row) for x in states.unbind(1)),
+        *(starts + first - before, Far(out, first * heads * width)),
+        *(first + rows, 3, heads, 1, *3 * (row, width), 0.3),
+        CAUSAL=True,
+        DIM=width,
+        **shape,
+    )
+    want = reference.packed_attention(*states.unbind(1), starts, True, 0.3 * math.log(2))
+    torch.testing.assert_close(out[:, 3], want[before:, 3])
+    assert not out[:, :3].any()
 
 
 def test_scores_of_a_late_row() -> None:

@@ -3,7 +3,8 @@ of the host, and refuses to bring them together with others but by `Transfers`."
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from spex_core.plan import SamplingPlan
 from spex_core.transfers import Transfers
+
+planning = importlib.import_module("spex_core.plan")
 
 
 class Mixed(Exception):
@@ -22,13 +26,15 @@ class TwoWorlds(TorchFunctionMode):
     """Tensors made without `device=` are the host's, and so is what is made of them; all others are
     the device's, and of those nothing comes to the host but single numbers."""
 
-    MAKERS = (torch.tensor, torch.from_numpy, torch.as_tensor, torch.arange, torch.zeros)
+    MAKERS = (torch.tensor, torch.as_tensor, torch.arange, torch.zeros)
     MAKERS += (torch.ones, torch.empty, torch.full, torch.eye, torch.randn, torch.logspace)
     READS = (Tensor.numpy, Tensor.tolist, Tensor.item)
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.moving = 0
+        read = torch.from_numpy  # which no mode of torch sees
+        monkeypatch.setattr(torch, "from_numpy", lambda x: of_the_host(read(x)))
         monkeypatch.setattr(Transfers, "up", self.moved(Transfers.up, False))
         monkeypatch.setattr(Transfers, "down", self.moved(Transfers.down, True))
 
@@ -73,3 +79,43 @@ def on_host(x: Tensor) -> bool:
 def of_the_host(x: Tensor) -> Tensor:
     x.on_host = True
     return x
+
+
+def plans_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plan is begun with is made on the host, unseen, and its tensors are the host's."""
+    for name in ("aliased_plan", "_full_table"):
+        make = getattr(planning, name)
+
+        def made(*args: object, make: Callable = make, **options: object) -> SamplingPlan:
+            with torch._C.DisableTorchFunction():
+                return make(*args, **options).moved(of_the_host)
+
+        monkeypatch.setattr(planning, name, made)
+
+
+KERNELS = {"spex_core.ops": ("uniform_masks", "affine_masks", "parity_bits")}
+
+
+def kernels_unseen(
+    monkeypatch: pytest.MonkeyPatch, names: Mapping[str, Sequence[str]] = KERNELS
+) -> None:
+    """Kernels of the CPU, module -> names, stand for those of a device: what they do is not looked
+    at, and what they make is where their tensors are (the device's, where they are given none)."""
+    for module in map(importlib.import_module, names):
+        for name in names[module.__name__]:
+            monkeypatch.setattr(module, name, unseen(getattr(module, name)))
+
+
+def unseen(kernel: Callable) -> Callable:
+    def called(*args: object, **options: object) -> object:
+        given = [x for x in tree_leaves((args, options)) if isinstance(x, Tensor)]
+        worlds = {on_host(x) for x in given}
+        if len(worlds) == 2:
+            raise Mixed(f"{kernel}: {[(tuple(x.shape), on_host(x)) for x in given]}")
+        with torch._C.DisableTorchFunction():
+            out = kernel(*args, **options)
+        for x in tree_leaves(out):
+            x.on_host = worlds == {True}
+        return out
+
+    return called

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from .. import masks as bits
 from .. import ops_inference as ops
+from ..checks import readable
 from ..errors import check
+from ..transfers import down, up
 from .masking import Masking
 from .tokens import TokenLayout, tokenize
 
@@ -57,12 +59,15 @@ class Choices:
             owner = np.where(own[at], 2 * owner[at] + second, self.n)
         ids = np.concatenate([ids, np.array(self.tail, np.int64)])
         owner = np.concatenate([owner, np.full(len(self.tail), self.n)])
-        return torch.from_numpy(ids).to(device), torch.from_numpy(owner).to(device)
+        return up(torch.from_numpy(ids), device), up(torch.from_numpy(owner), device)
 
     def masks(self, masks: Tensor) -> Tensor:
         """Masks of the layout's features, packed, as masks of n features; in the same order."""
         if self.replacement is None:
             return masks
+        if not readable(masks):
+            dense = bits.unpack_there(masks, self.layout.n)
+            return bits.pack_there(torch.stack([dense, ~dense], 2).flatten(1))
         dense = bits.unpack(masks, self.layout.n)
         return bits.pack(np.stack([dense, ~dense], 2).reshape(len(dense), self.n))
 
@@ -70,13 +75,12 @@ class Choices:
         """Tokens of each sequence by itself: packed masks (T, W) -> int64 (T,)."""
         if self.replacement is not None:
             return np.full(len(masks), self.longest)
-        lengths = torch.from_numpy(self.layout.lengths)
+        lengths = up(torch.from_numpy(self.layout.lengths), masks.device)
         fixed = self.layout.fixed + len(self.tail)
-        return ops.mask_lengths(masks.cpu(), lengths, fixed=fixed).numpy()
+        return down(ops.mask_lengths(masks, lengths, fixed=fixed)).numpy()
 
     def added(self, masks: Tensor) -> np.ndarray:
         """Tokens of each sequence that it does not share with the one before: int64 (T,)."""
-        masks = masks.cpu()
         added = self.cost(masks).copy()
         added[1:] -= self._shared(masks[1:], masks[:-1])
         return added
@@ -84,18 +88,20 @@ class Choices:
     def _shared(self, masks: Tensor, before: Tensor) -> np.ndarray:
         """Tokens before the first feature with a token in which the masks differ."""
         lengths, owner = self.layout.lengths, self.layout.owner
-        visible = bits.pack((lengths > 0)[None])[0]
+        device = masks.device
+        visible = up(bits.pack((lengths > 0)[None])[0], device)
         differ = first_feature((masks ^ before) & visible, self.layout.n)
+        first = down(differ).numpy()
         _, begin = np.unique(np.append(owner, self.layout.n), return_index=True)
         start = np.full(self.layout.n + 1, self.longest)
         start[np.flatnonzero(lengths)] = begin[:-1]  # the first token of each feature that has one
         if self.replacement is not None:
-            return start[differ]
-        below = bits.pack(np.tri(self.layout.n + 1, self.layout.n, -1, dtype=np.bool_))
-        common = masks & below[torch.from_numpy(differ)]
-        kept = ops.mask_lengths(common, torch.from_numpy(lengths)).numpy()
+            return start[first]
+        below = up(bits.pack(np.tri(self.layout.n + 1, self.layout.n, -1, dtype=np.bool_)), device)
+        common = masks & below[differ]
+        kept = down(ops.mask_lengths(common, up(torch.from_numpy(lengths), device))).numpy()
         always = np.concatenate([owner == self.layout.n, np.ones(len(self.tail) + 1, np.bool_)])
-        return kept + (always.cumsum() - always)[start[differ]]
+        return kept + (always.cumsum() - always)[start[first]]
 
 
 def text_choices(
@@ -143,11 +149,10 @@ def _token_id(where: str, tokenizer: Any, token: str | None) -> int:
     return known[token]
 
 
-def first_feature(masks: Tensor, n: int) -> np.ndarray:
-    """The lowest feature of each packed mask, n where it has none: int64 (T,)."""
-    words = masks.numpy().view(np.uint64)
-    word = (words != 0).argmax(1)
-    lowest = np.take_along_axis(words, word[:, None], 1)[:, 0]
-    lowest &= ~lowest + np.uint64(1)  # its lowest bit alone, a power of two: its logarithm is exact
-    exponent = np.log2(np.maximum(lowest, 1).astype(np.float64)).astype(np.int64)
-    return np.where(lowest == 0, n, 64 * word + exponent)
+def first_feature(masks: Tensor, n: int) -> Tensor:
+    """The lowest feature of each packed mask, n where it has none: int64 (T,), on their device."""
+    word = (masks != 0).int().argmax(1)  # the first of them
+    lowest = masks.gather(1, word[:, None])[:, 0]
+    lowest = lowest & -lowest  # its lowest bit alone, a power of two: its logarithm is exact
+    exponent = lowest.double().abs().clamp(min=1).log2().long()
+    return torch.where(lowest == 0, n, 64 * word + exponent)

@@ -103,6 +103,10 @@ class Components(ValueFunction):
         self._means: dict[Gate, Tensor] | None = None  # of the first evaluation
 
     @property
+    def device(self) -> torch.device:
+        return device_of(self.model)
+
+    @property
     def fingerprint(self) -> str:
         """Model, inputs, gates, masking, score and combine; hashes the model's weights."""
         inputs = [(batch.args, batch.kwargs) for batch in self._batches]
@@ -134,9 +138,9 @@ class Components(ValueFunction):
                 with self._hooks.doing(change):
                     args, kwargs = part.repeated(len(masks))
                     output = self.model(*args, **kwargs)
-                number = torch.arange(examples, examples + part.rows).repeat(len(masks))
-                score = self.score(output, number.to(change.keep.device))
-                rows = check_rows("Components: score", score, len(number))
+                number = torch.arange(examples, examples + part.rows, device=change.keep.device)
+                score = self.score(output, number.repeat(len(masks)))
+                rows = check_rows("Components: score", score, len(masks) * part.rows)
                 kept.append(rows.reshape(len(masks), part.rows, *rows.shape[1:]))
                 examples += part.rows
         values = torch.cat(kept, 1)  # (masks, examples, ...)
@@ -173,9 +177,8 @@ class _Switch:
     """The gates of the rows of a pack, `examples` rows a mask, for `Hooks`."""
 
     def __init__(self, f: Components, masks: Tensor, examples: int):
-        device = device_of(f.model)
-        self.masks = masks.to(device)
-        self.keep = torch.from_numpy(bits.unpack(masks, f.n)).to(device)  # (masks, n)
+        self.masks = masks.to(f.device)
+        self.keep = bits.unpack_there(self.masks, f.n)  # (masks, n)
         self.means = f._means
         self.examples, self.rescale = examples, f.rescale
 

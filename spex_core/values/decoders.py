@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import masks as bits
 from .. import ops_inference as ops
 from ..errors import check
+from ..transfers import down
 from . import packing, trie
 from .causal_scorers import Head
 from .choices import Choices
@@ -58,7 +59,7 @@ class Decoder:
             return States(trie.hidden_states(self.body, tree), _last(nodes.last, choices))
         packed = ops.pack_tokens(*asked, original_positions=choices.original_positions)
         if self.how == "packed":
-            pack = packing.Pack(packed.input_ids, packed.position_ids, packed.starts.tolist())
+            pack = packing.Pack(*packed[:2], down(packed.starts).tolist())
             hidden = packing.hidden_states(self.body, pack)
             return States(hidden, _last(packed.starts[1:] - 1, choices))
         return self._separate(packed, choices)
@@ -67,7 +68,7 @@ class Decoder:
         """Sequences of one length at a time, of which the last A states are kept."""
         lengths, keep = packed.starts.diff(), len(choices.tail) + 1
         hidden: Any = None  # of all, once the width is known
-        for length in lengths.unique().tolist():
+        for length in down(lengths.unique()).tolist():
             same = (lengths == length).nonzero()[:, 0]
             for rows in same.split(1 if self.one_by_one else max(1, len(same))):
                 at = packed.starts[rows, None] + torch.arange(length, device=rows.device)

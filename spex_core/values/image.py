@@ -17,6 +17,7 @@ from .. import masks as bits
 from ..errors import check, check_int
 from ..picture import Picture, picture
 from ..regions import KEPT, pixel_owners
+from ..transfers import up
 from ..value_function import ValueFunction
 from .answers import check_rows, device_of, evaluation_mode
 from .fingerprint import digest
@@ -93,6 +94,10 @@ class ImageRegions(ValueFunction):
         self.image = image.to(device_of(model))
         self.fill = _stand_in(self.image, absent, baseline, blur)
 
+    @property
+    def device(self) -> torch.device:
+        return self.image.device
+
     @functools.cached_property
     def picture(self) -> Picture | None:
         """The image, small, and its regions; None unless it has one channel or three."""
@@ -118,11 +123,14 @@ class ImageRegions(ValueFunction):
 
     def images(self, masks: Tensor | np.ndarray) -> Tensor:
         """What the model is shown: masks bool (T, n) or packed -> (T, C, H, W)."""
-        keep = bits.unpack(bits.pack_batch("ImageRegions", masks, self.n), self.n)
-        keep = np.concatenate([keep, np.ones((len(keep), 1), np.bool_)], 1)
-        device = self.image.device
-        shown = torch.from_numpy(keep).to(device)[:, torch.from_numpy(self.owner).to(device)]
-        return torch.where(shown[:, None], self.image, self.fill)  # shown: (T, H, W)
+        packed = bits.pack_batch("ImageRegions", masks, self.n).to(self.device)
+        keep = torch.nn.functional.pad(bits.unpack_there(packed, self.n), (0, 1), value=True)
+        shown = keep[:, self._owner]  # (T, H, W)
+        return torch.where(shown[:, None], self.image, self.fill)
+
+    @functools.cached_property
+    def _owner(self) -> Tensor:
+        return up(torch.from_numpy(self.owner), self.device)
 
     @torch.inference_mode()
     def run(self, masks: Tensor) -> Tensor:

@@ -108,6 +108,10 @@ class CausalText(ValueFunction):
             self.tokens = check_int("CausalText: tokens", tokens, 1)
 
     @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
     def how(self) -> How:
         """In which way the model is run: "trie", "packed" or "separate"."""
         return self._decoder.how

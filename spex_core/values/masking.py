@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import check
 from ..ops_inference import mask_lengths, pack_tokens
 from ..reference_inference import kept
+from ..transfers import down, up
 from .packing import Pack
 from .tokens import TokenLayout
 
@@ -63,8 +64,8 @@ class Masker:
         """Tokens that each packed mask keeps: int64 (T,)."""
         if self.masking == "replace":
             return np.full(len(masks), self.layout.tokens)
-        lengths = torch.from_numpy(self.layout.lengths)
-        return mask_lengths(masks.cpu(), lengths, fixed=self.layout.fixed).numpy()
+        lengths = up(torch.from_numpy(self.layout.lengths), masks.device)
+        return down(mask_lengths(masks, lengths, fixed=self.layout.fixed)).numpy()
 
     def pack(self, masks: Tensor) -> Pack:
         """Packed masks (T, W) -> the tokens of all, end to end."""
@@ -78,7 +79,7 @@ class Masker:
         )
         closed_up = torch.arange(len(ids), device=self.device) - starts[sequence.long()]
         positions = place if self.masking == "hide" else closed_up
-        return self._as_pack(ids, place, positions, starts.tolist())
+        return self._as_pack(ids, place, positions, down(starts).tolist())
 
     def pad(self, masks: Tensor) -> dict[str, Tensor]:
         """The same as the inputs (T, longest) of a plain call of a model, with an attention mask:
@@ -99,7 +100,7 @@ class Masker:
         return Pack(ids, positions + self.first, starts, types)
 
     def _filled(self, pack: Pack) -> dict[str, Tensor]:
-        lengths = torch.tensor(pack.lengths, device=self.device)
+        lengths = pack.edges.diff()
         keep = torch.arange(max(pack.lengths), device=self.device) < lengths[:, None]
         inputs = {"input_ids": torch.full(keep.shape, self.padding, device=self.device)}
         inputs["input_ids"][keep] = pack.input_ids
@@ -114,13 +115,13 @@ class Masker:
 
     @functools.cached_property
     def _ids(self) -> Tensor:
-        return torch.from_numpy(self.layout.ids).to(self.device)
+        return up(torch.from_numpy(self.layout.ids), torch.device(self.device))
 
     @functools.cached_property
     def _owner(self) -> Tensor:
-        return torch.from_numpy(self.layout.owner).to(self.device)
+        return up(torch.from_numpy(self.layout.owner), torch.device(self.device))
 
     @functools.cached_property
     def _types(self) -> Tensor | None:
         types = self.layout.types
-        return None if types is None else torch.from_numpy(types).to(self.device)
+        return None if types is None else up(torch.from_numpy(types), torch.device(self.device))

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..backend import pick
 from ..errors import MissingExtra
 from ..ops_inference import packed_attention
+from ..transfers import up
 from .activations import replace_gelus
 
 ATTENTION = "spex_packed"
@@ -64,7 +65,7 @@ class Pack:
     @functools.cached_property
     def edges(self) -> Tensor:
         """starts, int32 (T + 1,) on the device of the tokens."""
-        return torch.tensor(self.starts, dtype=torch.int32, device=self.input_ids.device)
+        return up(torch.tensor(self.starts, dtype=torch.int32), self.input_ids.device)
 
 
 def hidden_states(model: Any, pack: Pack) -> Tensor:
@@ -148,13 +149,12 @@ def attend(
     """
     refuse(attention_mask, max(spex_pack.lengths), options)
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    if compiled(query, key, value):
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D), views
-        return packed_attention(q, k, v, spex_pack.edges, causal=causal, scale=scaling)[None], None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D), views
     half = query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
     if half and (kernel := _varlen_kernel()) is not None:
-        states = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H or K, D)
-        return kernel(*states, spex_pack, causal, scaling)[None], None
+        return kernel(q, k, v, spex_pack, causal, scaling)[None], None
+    if compiled(query, key, value):
+        return packed_attention(q, k, v, spex_pack.edges, causal=causal, scale=scaling)[None], None
     return _run_by_run(query, key, value, spex_pack, causal, scaling)[None], None
 
 
@@ -170,10 +170,13 @@ def refuse(mask: Tensor | None, longest: int, options: dict[str, Any]) -> None:
 
 
 def compiled(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the compiled kernel is built and takes them."""
+    """Whether a kernel of this package is there and takes them: on a CPU the compiled one, which
+    would widen float16, on CUDA Triton's."""
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    known = query.dtype in (torch.float32, torch.bfloat16) and key.shape == value.shape
-    return known and not asked and pick("packed_attention", "auto", query.device) == "cpu"
+    how = pick("packed_attention", "auto", query.device)
+    known = query.dtype in (torch.float32, torch.bfloat16)
+    known |= query.dtype == torch.float16 and how == "triton"
+    return known and not asked and how != "reference" and key.shape == value.shape
 
 
 def _run_by_run(

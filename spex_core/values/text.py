@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import masks as bits
 from ..errors import check, check_int
+from ..transfers import up
 from ..value_function import ValueFunction, run_threaded
 from .components import Score
 from .encoders import Encoder, Packed, Padded, as_encoder, choose, load_encoder, load_minilm
@@ -104,6 +105,10 @@ class EncoderText(ValueFunction):
         self.threads = (threads or torch.get_num_threads()) if on_cpu else None
 
     @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    @property
     def inert(self) -> tuple[int, ...]:
         """Features without a token, so without effect."""
         return self.layout.inert
@@ -154,7 +159,7 @@ class EncoderText(ValueFunction):
     def _backend(self) -> Packed | Padded:
         none, some, every = np.zeros((3, self.n), np.bool_)
         some[::2] = every[:] = True
-        masks = bits.pack(np.stack([none, some, every]))
+        masks = up(bits.pack(np.stack([none, some, every])), self.device)
         one = None if self.threads is None else 1
         (found,) = run_threaded(lambda rows: choose(self.encoder, self.masker, rows), [masks], one)
         return found
