@@ -136,6 +136,17 @@ def acquire(found: dict) -> Iterator[str]:
         )
 
 
+def gp_speed(found: dict) -> Iterator[str]:
+    yield "| GPSPEX, a fit | largest order | seconds | CPU s / stated | MB / stated | R2 |"
+    yield "|---|---|---|---|---|---|"
+    for row in found["rows"]:
+        yield (
+            f"| {row['samples']:,} samples, n = {row['n']} | {row['degree']} | {row['wall']:.1f} | "
+            f"{row['cpu']:.1f} / {row['stated_cpu']:.1f} | {row['mb']:.0f} / "
+            f"{row['stated_mb']:.0f} | {row['r2']:.3f} |"
+        )
+
+
 def proxyspex(found: dict) -> Iterator[str]:
     yield "| ProxySPEX, one thread | samples | preset | R2 shapiq / here | CPU s | times faster |"
     yield "|---|---|---|---|---|---|"
@@ -295,6 +306,7 @@ README: dict[str, Table] = {
 }
 MEASUREMENTS: dict[str, Table] = {
     "games": games,
+    "gp_speed": gp_speed,
     "acquire": acquire,
     "subsets": subsets,
     "indices": indices,
