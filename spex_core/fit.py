@@ -51,7 +51,7 @@ def fit(
     Returns: an Explanation; for values (T, q) a list of q.
     Raises:  TypeError, ValueError.
     Cost:    that of the function named, which has no f to ask.
-    Source:  Butler et al. 2025 (ProxySPEX, arXiv 2505.17495); for the others, gpspex() and explain().
+    Source:  Butler et al. 2025 (ProxySPEX, arXiv 2505.17495); gpspex() and explain() have theirs.
     Example: fit(masks, values, algorithm="auto").transform.top(5)
     """
     check(
