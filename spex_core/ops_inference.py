@@ -493,7 +493,7 @@ def _check_layout(op: str, masks: Tensor, owner: Tensor, n: int) -> tuple[int, T
     _check_words(op, masks, n)
     _check_indices(op, "owner", owner, None, "masks", masks)
     if not readable(owner):
-        return n, torch.where((owner < 0) | (owner > n), n, owner)
+        return n, owner.masked_fill((owner < 0) | (owner > n), n)
     least, most = (int(x) for x in owner.aminmax()) if len(owner) else (0, n)
     check(
         least >= 0 and most <= n,

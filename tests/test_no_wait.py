@@ -37,7 +37,9 @@ class NoWait(TorchDispatchMode):
         by_mask = name == "index" and any(
             isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1]
         )
-        if name in self.WAITS or by_mask:
+        # torch.where copies a number to the device, and waits for that; masked_fill does not
+        by_number = name == "where" and any(isinstance(x, Tensor) and x.ndim == 0 for x in args)
+        if name in self.WAITS or by_mask or by_number:
             raise Waited(func.name())
         return func(*args, **(kwargs or {}))
 
@@ -129,7 +131,14 @@ def test_the_sources_call_nothing_that_waits() -> None:
 
 @pytest.mark.parametrize(
     "waits",
-    [lambda x: x.item(), lambda x: bool(x > 0), lambda x: x[x > 0], lambda x: x.cpu(), float],
+    [
+        lambda x: x.item(),
+        lambda x: bool(x > 0),
+        lambda x: x[x > 0],
+        lambda x: x[None].where(x[None] > 0, 1.0),
+        lambda x: x.cpu(),
+        float,
+    ],
 )
 def test_what_waits_is_refused(waits: Callable) -> None:
     with NoWait(), NoCopy(), pytest.raises(Waited):

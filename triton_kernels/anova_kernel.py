@@ -339,8 +339,8 @@ def norms_of(relevances: Tensor, orders: int) -> Tensor:
 
 def usable(norms: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
     """Norms, one where they are zero, and variances, zero there."""
-    there = norms > 0
-    return norms.where(there, 1.0), variances.where(there, 0.0)
+    none = norms <= 0
+    return norms.masked_fill(none, 1.0), variances.masked_fill(none, 0.0)
 
 
 def norms_grad(relevances: Tensor, slopes: Tensor) -> Tensor:

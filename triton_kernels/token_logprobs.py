@@ -69,7 +69,7 @@ def token_logprobs(
 ) -> Tensor:
     (vocabulary, width), weight = weight.shape, weight.contiguous()
     known = (rows >= 0) & (rows < len(hidden)) & (targets >= 0) & (targets < vocabulary)
-    rows, targets = rows.where(known, 0), targets.where(known, 0)
+    rows, targets = rows.masked_fill(~known, 0), targets.masked_fill(~known, 0)
     x = normed_rows(hidden, rows, norm)  # (R, d)
     dtype = x.dtype
     if dtype == torch.float64 or not x.is_cuda:  # the interpreter multiplies bits of bfloat16
@@ -91,4 +91,4 @@ def token_logprobs(
     target = (x.to(dtype) * weight[targets].to(dtype)).sum(1)
     if bias is not None:
         target = target + bias[targets].to(dtype)
-    return (target - torch.logsumexp(most + total.log(), 0)).where(known, torch.nan)
+    return (target - torch.logsumexp(most + total.log(), 0)).masked_fill(~known, torch.nan)
