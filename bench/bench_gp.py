@@ -48,7 +48,7 @@ from spex_core.proxyspex import proxy_algorithm
 from spex_core.uniform import Algorithm, explain_samples
 
 MEMBERS = ("linear", "ours", "gp")
-BUDGETS = [50, 100, 300, 600, 1000]
+BUDGETS = [50, 100, 300, 600, 1000, 3000]
 RUNS = HERE / "results"  # gp_runs_<samples>.jsonl
 TABLE = 16  # features up to which the exact spectrum is compared with
 
