@@ -25,17 +25,17 @@ BUDGET, N = 240, 12
 
 
 class Counted(Toy):
-    """A toy that takes its time, and counts where a killed process leaves the count. From `hold`
-    masks on it takes a minute."""
+    """A toy that takes its time, and counts where a killed process leaves the count. The batch
+    that brings it above `hold` takes a minute."""
 
     def __init__(self, count: mmap.mmap, pause: float = 0.0005, hold: int = 10 * BUDGET):
         super().__init__(N)
         self.count, self.pause, self.hold = count, pause, hold
 
     def run(self, masks):
-        before = int.from_bytes(self.count[:8], "little")
-        self.count[:8] = (before + len(masks)).to_bytes(8, "little")
-        time.sleep(self.pause if before < self.hold else 60.0)
+        begun = int.from_bytes(self.count[:8], "little") + len(masks)
+        self.count[:8] = begun.to_bytes(8, "little")
+        time.sleep(self.pause if begun <= self.hold else 60.0)
         return super().run(masks)
 
 

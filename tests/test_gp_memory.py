@@ -145,8 +145,9 @@ def recorded():
 def test_seconds_are_those_that_were_measured():
     ratios = [gp_memory.seconds_of(*key, 5) / took for key, took in recorded().items()]
     assert len(ratios) > 50
-    assert min(ratios) > 1 / 2.5
-    assert max(ratios) < 2.5
+    assert min(ratios) > 1 / 3
+    assert max(ratios) < 3
+    assert sum(1 / 2 < ratio < 2 for ratio in ratios) > 0.9 * len(ratios)
     for row in json.loads((RESULTS / "gp_speed.json").read_text())["rows"]:
         said = gp_memory.seconds_of(row["samples"], row["n"], row["degree"])
         assert 1 / 2.5 < said / row["cpu"] < 2.5
