@@ -34,9 +34,10 @@ from synthetic import planted
 
 from spex_core import masks as bits
 from spex_core import ops
+from spex_core.budget import GROUPS, MAX_DELAYS, aliased_plan
 from spex_core.codes import MAX_T, bch_code
 from spex_core.evaluate import evaluate
-from spex_core.plan import GROUPS, MAX_DELAYS, SamplingPlan, aliased_plan
+from spex_core.plan import SamplingPlan
 from spex_core.spex import fit_plan
 
 DEGREE = 5

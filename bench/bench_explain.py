@@ -19,7 +19,7 @@ from bench_gp import of_spex
 from harness import Row, table, write
 
 import spex_core
-from spex_core.plan import least_budget
+from spex_core.budget import least_budget
 
 
 def products(n: int, order: int, count: int, noise: float) -> games.Function:

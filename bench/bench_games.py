@@ -23,9 +23,9 @@ from harness import Row, table, unseen_masks, write
 
 from spex_core import masks as bits
 from spex_core.alias import alias
+from spex_core.budget import least_budget, plan_spex
 from spex_core.evaluate import evaluate
 from spex_core.peel import peel, with_constant
-from spex_core.plan import least_budget, plan_spex
 from spex_core.refine import linear_fit, refit
 from spex_core.shrink import with_low_orders
 from spex_core.transform import SparseTransform

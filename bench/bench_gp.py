@@ -41,9 +41,9 @@ from harness import HERE, Row, table, write
 import spex_core
 from spex_core import masks as bits
 from spex_core.auto import AUTO, auto_algorithm, linear_fit, stack
+from spex_core.budget import least_budget
 from spex_core.explanation import Explanation
 from spex_core.gpspex import gp_algorithm
-from spex_core.plan import least_budget
 from spex_core.proxy import ProxyFit
 from spex_core.proxyspex import proxy_algorithm
 from spex_core.uniform import Algorithm, explain_samples

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from spex_core import gp, ops
 from spex_core import masks as bits
+from spex_core.budget import plan_uniform
 from spex_core.gp import fit_gp
-from spex_core.plan import plan_uniform
 
 T, N, DEGREE, OUTPUTS = 300, 64, 4, (1, 4)
 PARTS = {

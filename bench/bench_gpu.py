@@ -33,10 +33,11 @@ from torch import Tensor
 
 from spex_core import ops
 from spex_core.alias import alias
+from spex_core.budget import aliased_plan
 from spex_core.codes import bch_code
 from spex_core.masks import pack, unpack
 from spex_core.peel import peel
-from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.plan import SamplingPlan
 from spex_core.proxy import fit_default
 from spex_core.refine import least_squares, refit
 from spex_core.resident_fit import fit

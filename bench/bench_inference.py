@@ -18,8 +18,8 @@ from harness import Row, Stopwatch, in_new_process, peak_mb, table, write
 
 from spex_core import masks as bits
 from spex_core import ops
+from spex_core.budget import plan_uniform
 from spex_core.evaluate import evaluate
-from spex_core.plan import plan_uniform
 from spex_core.values.text import EncoderText, Similarity, as_encoder, load_minilm
 
 QUESTION = "Which needle was used to sample the breast mass?"

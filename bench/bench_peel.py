@@ -23,8 +23,9 @@ from synthetic import Planted, accuracy, planted
 from spex_core import masks as bits
 from spex_core import ops
 from spex_core.alias import alias
+from spex_core.budget import aliased_plan
 from spex_core.peel import SOFT_FLIPS
-from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.plan import SamplingPlan
 
 DEGREE = 5
 SIZES = [64, 128, 256, 512, 1024]

@@ -28,7 +28,8 @@ from synthetic import Planted, accuracy, hierarchical, planted
 
 from spex_core import masks as bits
 from spex_core import ops
-from spex_core.plan import SamplingPlan, least_budget, plan_spex, plan_uniform
+from spex_core.budget import least_budget, plan_spex, plan_uniform
+from spex_core.plan import SamplingPlan
 from spex_core.planner import distinct
 from spex_core.proxyspex import proxyspex
 from spex_core.spex import spex

@@ -22,7 +22,7 @@ from synthetic import planted
 
 from spex_core import masks as bits
 from spex_core import ops
-from spex_core.plan import aliased_plan
+from spex_core.budget import aliased_plan
 from spex_core.refine import least_squares, refit
 
 N, SAMPLES, TERMS, DEGREE = 256, 20_000, 2000, 5

@@ -25,7 +25,8 @@ from harness import HERE, Row, table, write
 
 from spex_core import masks as bits
 from spex_core import ops, proxy
-from spex_core.proxy import DEFAULT, LEVELS, Recipe, fit_default
+from spex_core.left_out import LEVELS
+from spex_core.proxy import DEFAULT, Recipe, fit_default
 from spex_core.ridge import Fit, ridge, signs
 from spex_core.transform import SparseTransform
 

@@ -21,9 +21,10 @@ from synthetic import Planted, accuracy, planted
 from spex_core import masks as bits
 from spex_core import ops
 from spex_core.alias import alias
+from spex_core.budget import aliased_plan
 from spex_core.evaluate import BLOCK
 from spex_core.peel import peel
-from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.plan import SamplingPlan
 from spex_core.refine import refit, term_bins, term_signs
 
 B, DEGREE, TERMS, SNR = 12, 5, 1000, 20.0

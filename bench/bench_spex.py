@@ -22,8 +22,8 @@ from synthetic import accuracy, planted
 from spex_core import codes
 from spex_core import masks as bits
 from spex_core.alias import alias
+from spex_core.budget import aliased_plan
 from spex_core.peel import peel
-from spex_core.plan import aliased_plan
 
 DEGREE = 5
 CASES = [(64, 6, 30), (256, 8, 100)]  # n, b, terms

@@ -27,7 +27,8 @@ from harness import Row, table, write
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spex_core import ops_inference as ops
-from spex_core.plan import SamplingPlan, least_budget, plan_spex, plan_uniform
+from spex_core.budget import least_budget, plan_spex, plan_uniform
+from spex_core.plan import SamplingPlan
 from spex_core.planner import distinct
 from spex_core.values.choices import Choices
 from spex_core.values.decoders import Decoder

@@ -30,7 +30,7 @@ from peers import Timed
 from peers_proxy import function, samples
 
 import spex_core
-from spex_core.plan import least_budget
+from spex_core.budget import least_budget
 
 GAMES = (
     *("vit_patches_n16_01", "resnet18_superpixels_n14_01", "sentiment_distilbert_n14_01"),

@@ -2,6 +2,7 @@
 Walsh-Fourier transforms."""
 
 from .asktell import plan, resume
+from .budget import plan_spex
 from .errors import (
     BackendUnavailable,
     EvaluationError,
@@ -25,7 +26,7 @@ from .fit import fit
 from .gpspex import gpspex
 from .indices import interaction_arrays, interactions
 from .patience import Patience
-from .plan import SamplingPlan, plan_spex
+from .plan import SamplingPlan
 from .proxyspex import proxyspex
 from .run import Run
 from .spex import spex

@@ -15,10 +15,11 @@ from torch import Tensor
 from .errors import check, check_int
 from .gp import GpFit, fit_gp
 from .gp_memory import affordable
+from .left_out import LEVELS, LeftOut, mean_of
 from .ops import MAX_ORDER
 from .prefixes import BRANCHING
 from .prior import Terms
-from .proxy import LEVELS, LeftOut, ProxyFit, fit_default, mean_of
+from .proxy import ProxyFit, fit_default
 from .ridge import leave_one_out
 from .sums import added, errors_of, with_others
 from .transform import r2

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
+from .budget import plan_spex
 from .evaluate import evaluate
 from .explanation import Explanation, Report
-from .plan import SamplingPlan, plan_spex
+from .plan import SamplingPlan
 from .progress import Progress
 from .spex import spex
 from .value_function import Answers, ValueFunction

@@ -12,12 +12,12 @@ import torch
 from . import masks as bits
 from . import run
 from .auto import DEGREE, auto_recipe
+from .budget import MAX_TABLE, least_budget
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
 from .explanation import Explanation, with_picture
 from .gpspex import gpspex
 from .patience import Patience
-from .plan import MAX_TABLE, least_budget
 from .proxyspex import proxyspex
 from .recipe import Clock, Found, feature_names
 from .run import Known, Run, Where

@@ -1,4 +1,4 @@
-"""Stage 7'' of GPSPEX, values -> terms, coefficients and standard errors: one Gaussian process
+"""Stage 8'' of GPSPEX, values -> terms, coefficients and standard errors: one Gaussian process
 under the mixture of priors that the folds decide on, fitted to all samples."""
 
 from __future__ import annotations
@@ -15,21 +15,13 @@ from torch import Tensor
 from . import resident_fit
 from .anova import Anova, kernel_of, linear
 from .checks import readable
-from .gp_folds import (
-    GP_DEFAULT,
-    GpRecipe,
-    Problem,
-    Trial,
-    compare,
-    fit_tastes,
-    score,
-    spread_out,
-    trial,
-)
+from .gp_folds import GP_DEFAULT, GpRecipe, Problem, Trial, compare, fit_tastes, spread_out, trial
 from .gp_prior import Listed, mixture_of
 from .gp_process import Process, missed_share, posterior, spectrum
+from .gp_scores import score
+from .left_out import folds, mean_of
 from .prior import Spectra, choose_support
-from .proxy import DEFAULT, ProxyFit, bag_spectra, folds, mean_of, strongest
+from .proxy import DEFAULT, ProxyFit, bag_spectra, strongest
 from .ridge import one_thread
 from .sums import added, errors_of, with_others
 from .transfers import up

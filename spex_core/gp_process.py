@@ -13,8 +13,9 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .gp_prior import Mixture, energy_by_order, kernels_of, likely_terms, listed_terms
+from .left_out import mean_of
 from .prior import Terms
-from .proxy import DUST, mean_of
+from .proxy import DUST
 from .ridge import one_thread, signs
 from .transfers import down, up
 

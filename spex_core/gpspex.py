@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import resident, resident_uniform
+from .budget import MAX_TABLE
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
 from .explanation import Explanation, with_picture
@@ -19,7 +20,7 @@ from .gp import GpFit, fit_gp
 from .gp_memory import check_samples_fit
 from .ops import MAX_ORDER
 from .patience import Patience
-from .plan import MAX_TABLE, SamplingPlan
+from .plan import SamplingPlan
 from .prefixes import BRANCHING
 from .proxy import ProxyFit
 from .recipe import Found, feature_names

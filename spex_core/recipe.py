@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .budget import further_masks
 from .errors import check, check_int
 from .explanation import Explanation
-from .plan import SamplingPlan, further_masks
+from .plan import SamplingPlan
 
 Found = Explanation | list[Explanation]
 

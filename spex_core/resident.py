@@ -23,10 +23,11 @@ from . import masks as bits
 from . import ops
 from .alias import alias
 from .backend import Backend
+from .budget import most_masks
 from .codes import MAX_N
 from .errors import EvaluationError, check, check_int
 from .peel import peel_many, precision, with_constant
-from .plan import SamplingPlan, first_rows, most_masks
+from .plan import SamplingPlan, first_rows
 from .refine import least_squares
 from .shrink import with_low_orders
 from .transfers import Transfers, down, up

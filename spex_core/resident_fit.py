@@ -13,18 +13,8 @@ from torch import Tensor
 
 from . import masks as bits
 from . import ops
-from .proxy import (
-    ALL_LINEAR,
-    DEFAULT,
-    FOLDS,
-    LEVELS,
-    ProxyFit,
-    Recipe,
-    linear_covariance,
-    shares_of,
-    strongest,
-    without_dust,
-)
+from .left_out import FOLDS, LEVELS, linear_covariance, shares_of
+from .proxy import ALL_LINEAR, DEFAULT, ProxyFit, Recipe, strongest, without_dust
 from .resident import r_squared
 from .resident_prior import Spectra, Terms, choose_support, prior_variances, terms_of
 from .ridge import ridge, ridge_path, signs
@@ -226,14 +216,14 @@ def compare_priors(problem: Problem, transfers: Transfers) -> tuple[dict[str, fl
 
 
 def prior_covariance(z: Tensor, variance: Tensor, inside: int, most: int) -> Tensor:
-    """proxy.prior_covariance."""
+    """left_out.prior_covariance."""
     top, share = largest(variance, most)
     scaled_signs = z[top] * share.sqrt()[:, None].float()
     return 1.0 + scaled_signs.T @ scaled_signs[:, :inside]
 
 
 def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor, levels: Tensor) -> Tensor:
-    """proxy.path_errors."""
+    """left_out.path_errors."""
     mean = inside.mean()
     duals = ridge_path(covariance[: len(inside)], inside - mean, levels)
     fitted = (covariance[len(inside) :] @ duals).double() + mean
@@ -241,7 +231,7 @@ def path_errors(covariance: Tensor, inside: Tensor, outside: Tensor, levels: Ten
 
 
 def largest(variance: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """proxy.largest."""
+    """left_out.largest."""
     top = (-variance).argsort(stable=True)[:size]
     top = top[variance[top] > 0]
     return top, variance[top] / variance[top].sum()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import resident_uniform
-from .plan import most_masks
+from .budget import most_masks
 from .proxy import DEFAULT, Recipe
 from .resident import DeviceFunction, check_room
 from .resident_fit import fit

@@ -16,8 +16,9 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .boost_start import scaled
+from .budget import plan_uniform
 from .peel import beyond_rounding, precision, with_constant
-from .plan import SamplingPlan, plan_uniform
+from .plan import SamplingPlan
 from .proxy import ProxyFit
 from .resident import DeviceFunction, evaluate
 from .samples import Samples, never_vary

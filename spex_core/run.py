@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
+from .budget import further_masks
 from .errors import check, check_int
 from .evaluate import AsyncFunction, SetFunction, Shown, ask, ask_async, batches, failure
 from .explanation import Explanation, with_picture
@@ -21,7 +22,7 @@ from .given import not_finite, numbers_of
 from .keep import Keep
 from .ledger import Ledger
 from .patience import Patience
-from .plan import SamplingPlan, further_masks
+from .plan import SamplingPlan
 from .recipe import Answered, Clock, Found, Recipe
 from .store import Store
 from .store_manifest import Manifest

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import masks as bits
-from .plan import MAX_TABLE
+from .budget import MAX_TABLE
 
 SIGMAS = 6  # by which masks at random differ from uniform ones, before the report says so
 

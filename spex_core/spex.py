@@ -14,13 +14,14 @@ from torch import Tensor
 from . import resident
 from .alias import alias
 from .backend import Backend, pick
+from .budget import least_budget, plan_spex
 from .errors import check, check_int
 from .evaluate import SetFunction, Shown
 from .explanation import Explanation, Report, with_picture
 from .hierarchy import hierarchy_rates
 from .patience import Patience
 from .peel import peel_many, precision, with_constant
-from .plan import SamplingPlan, least_budget, plan_spex
+from .plan import SamplingPlan
 from .prefixes import profile_of
 from .proxyspex import proxy_recipe
 from .recipe import Answered, Clock, Found, Recipe, feature_names

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import masks as bits
 from . import ops, resident
 from .backend import pick
+from .budget import further_masks, plan_uniform
 from .errors import check, check_int
 from .evaluate import Shown
 from .explanation import Explanation, Report
@@ -23,7 +24,7 @@ from .gp_acquire import CANDIDATES, FEWEST, propose
 from .hierarchy import hierarchy_rates
 from .memory import freed_memory_kept
 from .peel import beyond_rounding, with_constant
-from .plan import SamplingPlan, further_masks, plan_uniform
+from .plan import SamplingPlan
 from .proxy import ProxyFit
 from .recipe import Answered, Clock, Found, Recipe, feature_names
 from .resident_uniform import Run

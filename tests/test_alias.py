@@ -11,7 +11,8 @@ from planted import plant
 
 from spex_core import masks as bits
 from spex_core.alias import alias
-from spex_core.plan import SamplingPlan, aliased_plan, plan_spex
+from spex_core.budget import aliased_plan, plan_spex
+from spex_core.plan import SamplingPlan
 
 pytestmark = pytest.mark.op("fwht")
 

@@ -13,7 +13,7 @@ import spex_core
 from spex_core import EvaluationError, Patience, gp_acquire, plan, resume
 from spex_core import masks as bits
 from spex_core.asktell import RECIPES
-from spex_core.plan import further_masks
+from spex_core.budget import further_masks
 from spex_core.run import Run
 from spex_core.spex import spex_recipe
 from spex_core.store import Store

@@ -21,10 +21,10 @@ from test_traced import CALLS, FURTHER
 
 from spex_core import ops
 from spex_core.backend import OPS, emulated, pick, why_not
+from spex_core.budget import aliased_plan
 from spex_core.codes import bch_code
 from spex_core.errors import BackendUnavailable
 from spex_core.masks import pack
-from spex_core.plan import aliased_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90, 100)  # that we ship machine code for

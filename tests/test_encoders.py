@@ -14,9 +14,9 @@ pytest.importorskip("transformers", reason="needs the extra: pip install spex-co
 
 from encoders import PASSAGE, model, tokenizer_of
 
+from spex_core.budget import plan_uniform
 from spex_core.errors import EvaluationError, MissingExtra
 from spex_core.evaluate import evaluate
-from spex_core.plan import plan_uniform
 from spex_core.values.packing import Pack, attend, hidden_states, packable
 from spex_core.values.text import (
     Encoder,

@@ -10,8 +10,9 @@ import torch
 
 from spex_core import EvaluationError, EvaluationInterrupted, SpexError
 from spex_core import masks as bits
+from spex_core.budget import plan_spex, plan_uniform
 from spex_core.evaluate import evaluate
-from spex_core.plan import SamplingPlan, plan_spex, plan_uniform
+from spex_core.plan import SamplingPlan
 
 
 class Recorder:

@@ -11,19 +11,11 @@ from spex_core import masks as bits
 from spex_core import ops
 from spex_core.anova import Anova, Taste, linear
 from spex_core.gp import fit_gp
-from spex_core.gp_folds import (
-    GP_DEFAULT,
-    GpRecipe,
-    Problem,
-    cautious,
-    share_of_line,
-    signed_ranks,
-    spread_out,
-    trial,
-)
+from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
-from spex_core.proxy import LEVELS, folds
+from spex_core.gp_scores import share_of_line, signed_ranks
+from spex_core.left_out import LEVELS, folds
 from spex_core.transform import r2
 
 N = 8

@@ -15,8 +15,9 @@ from torch import Tensor
 from spex_core import BackendUnavailable, ops
 from spex_core import masks as bits
 from spex_core.backend import interpreted
+from spex_core.budget import aliased_plan
 from spex_core.peel import peel
-from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.plan import SamplingPlan
 from spex_core.refine import term_bins
 
 pytestmark = pytest.mark.op("peel")

@@ -11,7 +11,8 @@ from planted import plant
 from torch import Tensor
 
 from spex_core import ops
-from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.budget import aliased_plan
+from spex_core.plan import SamplingPlan
 
 pytestmark = pytest.mark.op("peel_many")
 FLOORS = [1e-12, 1e-15, 1e-9, 1e-15]

@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spex_core import masks as bits
+from spex_core.budget import MAX_B, MAX_DELAYS, aliased_plan, least_budget, plan_spex, plan_uniform
 from spex_core.codes import MAX_N, bch_code
-from spex_core.plan import (
-    MAX_B,
-    MAX_DELAYS,
-    SamplingPlan,
-    aliased_plan,
-    least_budget,
-    plan_spex,
-    plan_uniform,
-)
+from spex_core.plan import SamplingPlan
 
 PLANS = [  # n, budget, degree
     (1, 2, 1),

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from spex_core import masks as bits
-from spex_core.plan import SamplingPlan, aliased_plan, plan_spex, plan_uniform
+from spex_core.budget import aliased_plan, plan_spex, plan_uniform
+from spex_core.plan import SamplingPlan
 from spex_core.planner import distinct
 from spex_core.prefixes import PROFILE, branching_masks, hash_columns, profile_of
 from spex_core.proxyspex import proxyspex

@@ -16,21 +16,23 @@ from torch import Tensor
 from spex_core import masks as bits
 from spex_core import ops, proxy
 from spex_core.auto import linear_fit
+from spex_core.left_out import (
+    LEVELS,
+    folds,
+    largest,
+    linear_covariance,
+    path_errors,
+    prior_covariance,
+)
 from spex_core.prior import Spectra, Terms, choose_support
 from spex_core.proxy import (
     DEFAULT,
-    LEVELS,
     Problem,
     ProxyFit,
     Recipe,
     bag_spectra,
     compare_priors,
     fit_default,
-    folds,
-    largest,
-    linear_covariance,
-    path_errors,
-    prior_covariance,
     without_dust,
 )
 

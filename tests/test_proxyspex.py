@@ -16,7 +16,7 @@ from planted import Planted, plant, plant_products, worst
 import spex_core
 from spex_core import EvaluationError, Explanation, SparseTransform, fit, proxyspex
 from spex_core import masks as bits
-from spex_core.plan import plan_uniform
+from spex_core.budget import plan_uniform
 
 pytestmark = pytest.mark.usefixtures("one_core")
 presets = pytest.mark.parametrize("preset", ["default", "paper"])

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spex_core import masks as bits
 from spex_core import ops
-from spex_core.plan import SamplingPlan, aliased_plan, plan_spex
+from spex_core.budget import aliased_plan, plan_spex
+from spex_core.plan import SamplingPlan
 from spex_core.refine import least_squares, refit, term_bins, term_signs
 
 Sets = list[tuple[int, ...]]

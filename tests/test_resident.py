@@ -19,7 +19,8 @@ import spex_core
 from spex_core import EvaluationError, SparseTransform, ops, resident
 from spex_core import masks as bits
 from spex_core.backend import why_not
-from spex_core.plan import SamplingPlan, plan_spex
+from spex_core.budget import plan_spex
+from spex_core.plan import SamplingPlan
 from spex_core.transfers import Transfers
 from spex_core.values import TrainingGroups
 

@@ -22,19 +22,19 @@ from spex_core import (
     gp_acquire,
     gp_folds,
     gp_memory,
+    left_out,
     ops,
-    proxy,
     resident,
     resident_uniform,
     ridge,
 )
 from spex_core import masks as bits
 from spex_core.backend import why_not
+from spex_core.budget import plan_uniform
 from spex_core.gp import GpFit, fit_gp
 from spex_core.gp_folds import GpRecipe
-from spex_core.plan import plan_uniform
+from spex_core.left_out import LEVELS, folds
 from spex_core.prior import Terms
-from spex_core.proxy import LEVELS, folds
 from spex_core.transfers import Transfers
 
 META = torch.device("meta")
@@ -163,7 +163,7 @@ def test_nothing_else_moves(
     monkeypatch.setattr(torch, "from_numpy", lambda x: of_the_host(made(x)))
     monkeypatch.setattr(Terms, "packed", packed)
     with TwoWorlds(monkeypatch):
-        for module in (proxy, gp_folds):
+        for module in (left_out, gp_folds):
             monkeypatch.setattr(module, "LEVELS", of_the_host(torch.tensor(levels).double()))
         with Shapes(CPU) as transfers:
             (found,) = fit_gp(masks, of_the_host(values), n, **how)

@@ -28,8 +28,9 @@ from spex_core import (
 )
 from spex_core import masks as bits
 from spex_core.backend import OPS, why_not
-from spex_core.plan import plan_uniform
-from spex_core.proxy import LEVELS, Recipe
+from spex_core.budget import plan_uniform
+from spex_core.left_out import LEVELS
+from spex_core.proxy import Recipe
 from spex_core.transfers import Transfers
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from two_worlds import TwoWorlds, kernels_unseen, on_host
 import spex_core
 from spex_core import EvaluationError, resident
 from spex_core import masks as bits
-from spex_core.plan import SamplingPlan, plan_spex, plan_uniform
+from spex_core.budget import plan_spex, plan_uniform
+from spex_core.plan import SamplingPlan
 from spex_core.planner import lexicographic
 from spex_core.transfers import Transfers
 from spex_core.value_function import ValueFunction

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spex_core import masks as bits
-from spex_core.plan import plan_uniform
+from spex_core.budget import plan_uniform
 from spex_core.samples import Samples, distinct, varying
 
 

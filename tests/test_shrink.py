@@ -10,8 +10,9 @@ import torch
 from planted import Planted, accuracy, plant
 
 from spex_core import masks as bits
+from spex_core.budget import plan_spex
 from spex_core.evaluate import evaluate
-from spex_core.plan import SamplingPlan, plan_spex
+from spex_core.plan import SamplingPlan
 from spex_core.refine import linear_fit
 from spex_core.shrink import (
     FOLDS,

@@ -16,7 +16,7 @@ from planted import Planted, plant, worst
 import spex_core
 from spex_core import BackendUnavailable, EvaluationError, Explanation, spex
 from spex_core import masks as bits
-from spex_core.plan import plan_spex
+from spex_core.budget import plan_spex
 
 pytestmark = pytest.mark.op("peel")
 

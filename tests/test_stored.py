@@ -15,8 +15,8 @@ from stores import Toy
 
 from spex_core import EvaluationError, proxyspex, spex
 from spex_core import masks as bits
+from spex_core.budget import plan_uniform
 from spex_core.evaluate import evaluate
-from spex_core.plan import plan_uniform
 from spex_core.store import Store
 from spex_core.store_manifest import Manifest
 from spex_core.stored import Stored

@@ -14,7 +14,8 @@ from triton_problems import DEVICE, MARKS
 
 from spex_core import ops, reference_decode
 from spex_core.backend import why_not
-from spex_core.plan import SamplingPlan, aliased_plan
+from spex_core.budget import aliased_plan
+from spex_core.plan import SamplingPlan
 
 if (reason := why_not("triton")) is not None:
     pytest.skip(f"triton: {reason}", allow_module_level=True)

@@ -14,8 +14,8 @@ import torch
 
 from spex_core import EvaluationError, EvaluationInterrupted
 from spex_core import masks as bits
+from spex_core.budget import plan_uniform
 from spex_core.evaluate import evaluate
-from spex_core.plan import plan_uniform
 from spex_core.value_function import ValueFunction, run_threaded
 
 
@@ -294,7 +294,7 @@ def test_memory_is_that_of_a_pack_whatever_the_number_of_masks() -> None:
         import numpy as np
         from spex_core import masks as bits
         from spex_core.evaluate import evaluate
-        from spex_core.plan import plan_uniform
+        from spex_core.budget import plan_uniform
         from spex_core.value_function import ValueFunction
 
         class Large(ValueFunction):

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from spex_core.plan import SamplingPlan
 from spex_core.transfers import Transfers
 
-planning = importlib.import_module("spex_core.plan")
+planning = importlib.import_module("spex_core.budget")
 
 
 class Mixed(Exception):

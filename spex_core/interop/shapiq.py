@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..budget import least_budget
 from ..errors import check, check_int
 from ..evaluate import SetFunction
 from ..explanation import Explanation
 from ..gpspex import gpspex
-from ..plan import least_budget
 from ..proxyspex import proxyspex
 from ..shapiq_values import NAMES, from_shapiq, import_shapiq, to_shapiq
 from ..spex import spex

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ..budget import least_budget
 from ..errors import check, check_int
 from ..explanation import Explanation
 from ..indices import interactions as index_of
-from ..plan import least_budget
 from ..proxyspex import proxyspex
 from ..spex import spex
 from ..transform import SparseTransform
