@@ -1,5 +1,5 @@
 """Masks at random on a device, from a budget to one fit an output: what ProxySPEX and GPSPEX share
-there. The steps are those of plan.py, samples.py and uniform.py, and agree with them to rounding.
+there. The steps are those of budget.py, samples.py and uniform.py, and agree with them to rounding.
 """
 
 from __future__ import annotations
