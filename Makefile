@@ -22,8 +22,9 @@ help: ## list the targets
 demo: .venv/installed ## explain words of a passage, attention heads and training rows; write demo.md
 	HF_HUB_OFFLINE=1 $(BIN)/spex demo --out demo.md $(DEMO_OPTIONS)
 
-# Some files at once, each in one process, for what its tests have in common.
-SIDE_BY_SIDE := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --benchmark-disable
+# Some files at once, each in one process, for what its tests have in common. One GPU is not shared: tests fill it.
+SIDE_BY_SIDE := $(if $(wildcard /dev/nvidia0),,\
+  --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --benchmark-disable)
 
 test: .venv/installed build/browser/tried ## run the tests, report the branch coverage of spex_core
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered

@@ -93,10 +93,8 @@ def check_samples_fit(
     if on_host:
         needed, there = bytes_of(before + samples, n, outputs), available_bytes()
     else:
-        needed, there = (
-            8 * (MATRICES + outputs) * (before + samples) ** 2,
-            resident.free_bytes(device),
-        )
+        needed = 8 * (MATRICES + outputs) * (before + samples) ** 2
+        there = resident.free_bytes(device)
     check(
         there is None or needed <= there,
         "{} must be fewer for {}: {:,} samples of {:,} features need {:,} MB, {:,} MB "

@@ -225,6 +225,9 @@ def test_as_many_samples_as_the_device_holds(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(resident, "free_bytes", lambda device: 80 * 20_000**2)
     monkeypatch.setattr(gp_memory, "available_bytes", lambda: 0)
     gp_memory.check_samples_fit("gpspex: budget", 20_000, 70, device=META)
+    gp_memory.check_samples_fit("more: count", 1, 70, before=19_999, device=META)
+    with pytest.raises(ValueError, match=r"count must be fewer for meta: 20,001 samples"):
+        gp_memory.check_samples_fit("more: count", 1, 70, before=20_000, device=META)
     needed, free = 80 * 20_001**2 >> 20, 80 * 20_000**2 >> 20
     message = "budget must be fewer for meta: 20,001 samples of 70 features need "
     message += f"{needed:,} MB, {free:,} MB are free"
