@@ -1,6 +1,7 @@
 #include "anova_kernel.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -12,8 +13,9 @@ namespace {
 
 // The kernels of one instruction set and order, and the columns that they take at once.
 struct Chosen {
-  void (*forward)(const double*, const uint64_t*, int64_t, double*, double*);
-  void (*backward)(const double*, const uint64_t*, int64_t, const double*, const double*, double*);
+  void (*forward)(const double*, const int64_t*, const double*, int64_t, double*, double*);
+  void (*backward)(const double*, const int64_t*, const double*, int64_t, const double*,
+                   const double*, double*);
   int wide;
 };
 
@@ -26,11 +28,24 @@ struct Chosen {
 namespace spex {
 namespace {
 
-constexpr int64_t kTile = 32;  // rows at a time: their signs are made once for all columns
+constexpr int64_t kTile = 32;  // rows at a time: their places are made once for all columns
 constexpr int kMostWide = 16;
-constexpr uint64_t kSign = uint64_t{1} << 63;
 
-// The polynomials e_0 .. e_orders of the relevances, the largest that those of a pair can be.
+// What stands for a feature in a pair of rows, by the row's bit and the column's.
+struct ByBits {
+  double value[2][2];
+};
+
+// u of two masks. Divided by what is larger of bias and one, no square overflows.
+ByBits pair_of(double bias) {
+  const double scale = std::max(1.0, std::abs(bias)), share = bias / scale;
+  const double absent = (1 + bias) / scale, present = (bias - 1) / scale;
+  const double norm = 1 / scale / scale + share * share;
+  const double one = absent * present / norm;
+  return {{{absent * absent / norm, one}, {one, present * present / norm}}};
+}
+
+// The polynomials e_0 .. e_orders of the relevances.
 std::vector<double> norms(const AnovaKernel& kernel) {
   std::vector<double> e(kernel.orders + 1, 0.0);
   e[0] = 1.0;
@@ -39,66 +54,75 @@ std::vector<double> norms(const AnovaKernel& kernel) {
   return e;
 }
 
-// Some rows against all columns, kWide columns at a time.
+// Some rows against all columns, `wide` columns at a time.
 class Tile {
  public:
-  Tile(const AnovaKernel& kernel, const Chosen& run, int64_t tile, bool keep)
+  Tile(const AnovaKernel& kernel, const ByBits& unit, int wide, int64_t tile, bool keep)
       : kernel_(kernel),
-        run_(run),
+        unit_(unit),
+        wide_(wide),
+        keep_(keep),
         top_(tile * kTile),
         bottom_(std::min(kernel.rows, top_ + kTile)),
-        signs_((bottom_ - top_) * kernel.n),
-        terms_(kernel.n * run.wide),
-        kept_(keep ? kernel.n * (kernel.orders - 1) * run.wide : 0) {
+        places_((bottom_ - top_) * kernel.n),
+        table_(2 * kernel.n * wide),
+        kept_(keep ? kernel.n * kernel.orders * wide : 0) {
     for (int64_t row = top_; row < bottom_; ++row)
       for (int64_t i = 0; i < kernel.n; ++i)
-        signs_[(row - top_) * kernel.n + i] = sign(kernel.masks + row * kernel.words, i);
+        places_[(row - top_) * kernel.n + i] =
+            (2 * i + bit(kernel.masks + row * kernel.words, i)) * wide;
   }
 
-  // Calls body(row, left, count, e) for each row and each block of columns [left, left + count),
-  // e (orders, wide); where others are the masks, only up to the diagonal.
+  // Calls body(row, left, count) for each row and each block of columns [left, left + count);
+  // where others are the masks, only up to the diagonal.
   template <typename Body>
   void each(const Body& body) {
     const int64_t columns = kernel_.same ? bottom_ : kernel_.columns;
-    double e[kMaxOrder * kMostWide];
-    for (int64_t left = 0; left < columns; left += run_.wide) {
-      const int64_t here = std::min<int64_t>(run_.wide, columns - left);
+    for (int64_t left = 0; left < columns; left += wide_) {
+      const int64_t here = std::min<int64_t>(wide_, columns - left);
       spread(left, here);
       for (int64_t row = top_; row < bottom_; ++row) {
         const int64_t count = kernel_.same ? std::min(here, row + 1 - left) : here;
-        if (count <= 0) continue;
-        run_.forward(terms_.data(), signs_of(row), kernel_.n,
-                     kept_.empty() ? nullptr : kept_.data(), e);
-        body(row, left, count, e);
+        if (count > 0) body(row, left, count);
       }
     }
   }
 
-  // by_term += the gradient of given . e of the row and the columns that each has just called for.
-  void backward(int64_t row, const double* given, double* by_term) const {
-    run_.backward(terms_.data(), signs_of(row), kernel_.n, kept_.data(), given, by_term);
+  // e (orders, wide) = the polynomials of the row and the columns that each has just called for.
+  void forward(const Chosen& run, int64_t row, double* e) {
+    run.forward(table_.data(), places_of(row), kernel_.relevances, kernel_.n,
+                keep_ ? kept_.data() : nullptr, e);
+  }
+
+  // by_term += the gradient of given . e, after forward.
+  void backward(const Chosen& run, int64_t row, const double* given, double* by_term) const {
+    run.backward(table_.data(), places_of(row), kernel_.relevances, kernel_.n, kept_.data(), given,
+                 by_term);
   }
 
  private:
-  static uint64_t sign(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) << 63; }
+  static int bit(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) & 1; }
 
-  const uint64_t* signs_of(int64_t row) const { return signs_.data() + (row - top_) * kernel_.n; }
+  const int64_t* places_of(int64_t row) const { return places_.data() + (row - top_) * kernel_.n; }
 
-  // terms_ = the relevances with the signs of `here` columns from `left`, and zeros.
+  // table_ (n, 2, wide), by the bit of the row, of `here` columns from `left`, and zeros.
   void spread(int64_t left, int64_t here) {
     for (int64_t i = 0; i < kernel_.n; ++i)
-      for (int64_t c = 0; c < run_.wide; ++c) {
-        const bool there = c < here && sign(kernel_.others + (left + c) * kernel_.words, i) != 0;
-        const double relevance = c < here ? kernel_.relevances[i] : 0.0;
-        terms_[i * run_.wide + c] = there ? -relevance : relevance;
+      for (int64_t c = 0; c < wide_; ++c) {
+        const double relevance = c >= here ? 0.0 : keep_ ? 1.0 : kernel_.relevances[i];
+        const int there = c < here ? bit(kernel_.others + (left + c) * kernel_.words, i) : 0;
+        for (int own = 0; own < 2; ++own)
+          table_[(2 * i + own) * wide_ + c] = relevance * unit_.value[own][there];
       }
   }
 
   const AnovaKernel& kernel_;
-  const Chosen& run_;
+  const ByBits& unit_;
+  const int wide_;
+  const bool keep_;
   const int64_t top_, bottom_;
-  std::vector<uint64_t> signs_;
-  std::vector<double> terms_, kept_;
+  std::vector<int64_t> places_;
+  std::vector<double> table_, kept_;
 };
 
 int threads_of(const AnovaKernel& kernel, int threads) {
@@ -115,8 +139,12 @@ void anova_kernel_cpu(const AnovaKernel& kernel, double* out, Isa isa, int threa
   }
   const std::vector<double> largest = norms(kernel);
   const Chosen run = SPEX_CHOOSE(isa, kernels_of)(kernel.orders);
-  parallel_for(ceil_div(kernel.rows, kTile), threads_of(kernel, threads), [&](int64_t tile) {
-    Tile(kernel, run, tile, false).each([&](int64_t row, int64_t left, int64_t count, double* e) {
+  const ByBits unit = pair_of(kernel.bias);
+  parallel_for(ceil_div(kernel.rows, kTile), threads_of(kernel, threads), [&](int64_t t) {
+    Tile tile(kernel, unit, run.wide, t, false);
+    double e[kMaxOrder * kMostWide];
+    tile.each([&](int64_t row, int64_t left, int64_t count) {
+      tile.forward(run, row, e);
       for (int64_t c = 0; c < count; ++c) {
         double sum = kernel.variances[0];
         for (int d = 1; d <= kernel.orders; ++d)
@@ -142,12 +170,15 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
   }
   const std::vector<double> largest = norms(kernel);
   const Chosen run = SPEX_CHOOSE(isa, kernels_of)(orders);
+  const ByBits unit = pair_of(kernel.bias);
   parallel_for(tiles, threads_of(kernel, threads), [&](int64_t t) {
     double* part = parts.data() + t * size;
     double* variance = part + n;
     std::vector<double> by_term(n * run.wide);
-    Tile tile(kernel, run, t, true);
-    tile.each([&](int64_t row, int64_t left, int64_t count, const double* e) {
+    Tile tile(kernel, unit, run.wide, t, true);
+    double e[kMaxOrder * kMostWide];
+    tile.each([&](int64_t row, int64_t left, int64_t count) {
+      tile.forward(run, row, e);
       double given[kMaxOrder * kMostWide] = {};
       for (int64_t c = 0; c < count; ++c) {
         const int64_t column = left + c;
@@ -160,7 +191,7 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
             given[(d - 1) * run.wide + c] = weight * kernel.variances[d] / largest[d];
           }
       }
-      tile.backward(row, given, by_term.data());
+      tile.backward(run, row, given, by_term.data());
     });
     for (int64_t i = 0; i < n * run.wide; ++i) part[i / run.wide] += by_term[i];
   });
@@ -171,19 +202,23 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
     for (int d = 0; d <= orders; ++d) by_variance[d] += parts[t * size + n + d];
   }
 
-  // The norms depend on the relevances too. They are the polynomials of a mask with itself.
+  // The norms depend on the relevances too. They are the polynomials of a mask with itself for bias
+  // 0, where u is one.
   const uint64_t* mask = kernel.masks;
-  const AnovaKernel self{mask,   mask, 1, 1, kernel.words, n, kernel.relevances, kernel.variances,
-                         orders, true};
+  const AnovaKernel self{mask,   mask, 1,  1, kernel.words, n, kernel.relevances, kernel.variances,
+                         orders, true, 0.0};
+  const ByBits agree = pair_of(0.0);
   if (kernel.rows == 0) return;
   std::vector<double> by_term(n * run.wide);
-  Tile tile(self, run, 0, true);
-  tile.each([&](int64_t row, int64_t, int64_t, const double*) {
+  Tile tile(self, agree, run.wide, 0, true);
+  double e[kMaxOrder * kMostWide];
+  tile.each([&](int64_t row, int64_t, int64_t) {
+    tile.forward(run, row, e);
     double given[kMaxOrder * kMostWide] = {};
     for (int d = 1; d <= orders; ++d)
       if (largest[d] > 0)
         given[(d - 1) * run.wide] = -by_variance[d] * kernel.variances[d] / largest[d];
-    tile.backward(row, given, by_term.data());
+    tile.backward(run, row, given, by_term.data());
   });
   for (int64_t i = 0; i < n; ++i) by_relevance[i] += by_term[i * run.wide];
 }

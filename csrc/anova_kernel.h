@@ -10,13 +10,14 @@ namespace spex {
 constexpr int kMaxOrder = 8;
 
 // Masks (rows, words) and others (columns, words), packed; relevances (n,) >= 0; variances
-// (orders + 1,), 0 <= orders <= kMaxOrder. With u_i = +1 where two masks agree on feature i and -1
-// where they do not, and e_d the elementary symmetric polynomial of degree d,
+// (orders + 1,), 0 <= orders <= kMaxOrder. With z_i = -1 where a mask has feature i and +1 where it
+// has not, u_i = (z_i + bias) (z'_i + bias) / (1 + bias^2) of two masks, and e_d the elementary
+// symmetric polynomial of degree d,
 //
 //   K = sum over d <= orders of variances[d] e_d(relevances u) / e_d(relevances)
 //
 // without the orders whose e_d(relevances) is zero. The recurrence e_d += x_i e_{d-1} has only
-// errors of size n eps e_d(|x|), which the quotient makes n eps.
+// errors of size n eps e_d(|x|).
 struct AnovaKernel {
   const uint64_t* masks;
   const uint64_t* others;
@@ -24,7 +25,8 @@ struct AnovaKernel {
   const double* relevances;
   const double* variances;
   int orders;
-  bool same;  // others are the masks: half of the work
+  bool same;    // others are the masks: half of the work
+  double bias;  // finite
 };
 
 // out (rows, columns) = K.

@@ -37,7 +37,7 @@ T* at(Address address) {
 
 spex::AnovaKernel anova_at(Address masks, Address others, int64_t rows, int64_t columns,
                            int64_t words, int64_t n, Address relevances, Address variances,
-                           int orders) {
+                           int orders, double bias) {
   return {at<const uint64_t>(masks),
           at<const uint64_t>(others),
           rows,
@@ -47,7 +47,8 @@ spex::AnovaKernel anova_at(Address masks, Address others, int64_t rows, int64_t 
           at<const double>(relevances),
           at<const double>(variances),
           orders,
-          masks == others && rows == columns};
+          masks == others && rows == columns,
+          bias};
 }
 
 spex::BchCode code_at(int m, int t, int parities, int64_t n, Address exp, Address log,

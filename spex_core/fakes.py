@@ -134,11 +134,11 @@ def superset_sums(support, coefs, weights, **_) -> tuple[Tensor, Tensor]:
     return support.new_empty(sets, weights.shape[0], dtype=torch.int32), coefs.new_empty(sets)
 
 
-def anova_kernel(masks, others, relevances, variances, *, backend="auto") -> Tensor:
+def anova_kernel(masks, others, relevances, variances, **_) -> Tensor:
     return masks.new_empty(masks.shape[0], others.shape[0], dtype=torch.float64)
 
 
-def anova_kernel_grad(masks, others, relevances, variances, weights, *, backend="auto") -> tuple:
+def anova_kernel_grad(masks, others, relevances, variances, weights, **_) -> tuple:
     return relevances.new_empty(relevances.shape, dtype=torch.float64), variances.new_empty(
         variances.shape, dtype=torch.float64
     )

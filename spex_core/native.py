@@ -99,11 +99,17 @@ def parity_gram_cpu(columns: Tensor, samples: int, *, isa: str | None = None) ->
 
 
 def anova_kernel_cpu(
-    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, *, isa: str | None = None
+    masks: Tensor,
+    others: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    bias: float = 0.0,
+    *,
+    isa: str | None = None,
 ) -> Tensor:
     inputs = _contiguous(masks, others, relevances, variances)
     out = torch.empty(len(masks), len(others), dtype=torch.float64)
-    _cpu.anova_kernel(_anova(*inputs), out.data_ptr(), *_how(isa))
+    _cpu.anova_kernel(_anova(*inputs, bias), out.data_ptr(), *_how(isa))
     return out
 
 
@@ -113,13 +119,14 @@ def anova_kernel_grad_cpu(
     relevances: Tensor,
     variances: Tensor,
     weights: Tensor,
+    bias: float = 0.0,
     *,
     isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     *inputs, weights = _contiguous(masks, others, relevances, variances, weights)
     out = torch.empty_like(inputs[2]), torch.empty_like(inputs[3])
     where = weights.data_ptr(), *(part.data_ptr() for part in out)
-    _cpu.anova_kernel_grad(_anova(*inputs), *where, *_how(isa))
+    _cpu.anova_kernel_grad(_anova(*inputs, bias), *where, *_how(isa))
     return out
 
 
@@ -132,11 +139,11 @@ def _contiguous(masks: Tensor, others: Tensor, *rest: Tensor) -> list[Tensor]:
 
 
 def _anova(
-    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor
+    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, bias: float
 ) -> _cpu.AnovaKernel:
     """The compiled view of the kernel; the tensors must outlive it."""
     shape = len(masks), len(others), masks.shape[1], len(relevances)
-    parameters = relevances.data_ptr(), variances.data_ptr(), len(variances) - 1
+    parameters = relevances.data_ptr(), variances.data_ptr(), len(variances) - 1, bias
     return _cpu.AnovaKernel(masks.data_ptr(), others.data_ptr(), *shape, *parameters)
 
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 
-def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor) -> Tensor:
+def anova_kernel(
+    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, bias: float = 0.0
+) -> Tensor:
     """(T1, W), (T2, W), (n,), (orders + 1,) -> (T1, T2)."""
-    agree = signs(masks, len(relevances))[:, None] * signs(others, len(relevances))  # (T1, T2, n)
-    orders = len(variances) - 1
-    polynomials = elementary(relevances * agree, orders)
+    n, orders = len(relevances), len(variances) - 1
+    u = product(signs(masks, n)[:, None], signs(others, n), bias)  # (T1, T2, n)
+    polynomials = elementary(relevances * u, orders)
     largest = elementary(relevances, orders)
     return sum(
         variance * (polynomial / most)
@@ -23,28 +25,40 @@ def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: T
 
 
 def anova_kernel_grad(
-    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, weights: Tensor
+    masks: Tensor,
+    others: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    weights: Tensor,
+    bias: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of sum(weights * anova_kernel(...)): (n,), (orders + 1,).
 
     By hand, for autograd does not reach into a custom operator: e_d has the derivative e_(d-1) of
     the other variables.
     """
-    agree = signs(masks, len(relevances))[:, None] * signs(others, len(relevances))  # (T1, T2, n)
-    orders = len(variances) - 1
-    x = relevances * agree
+    n, orders = len(relevances), len(variances) - 1
+    u = product(signs(masks, n)[:, None], signs(others, n), bias)  # (T1, T2, n)
+    x = relevances * u
     polynomials, largest = elementary(x, orders), elementary(relevances, orders)
     by_relevance, by_variance = torch.zeros_like(relevances), torch.zeros_like(variances)
     for d in (d for d in range(orders + 1) if largest[d] > 0):
         share = polynomials[d] / largest[d]
         by_variance[d] = (weights * share).sum()
-        for i in range(len(relevances) if d else 0):
-            rest = torch.arange(len(relevances), device=x.device) != i
+        for i in range(n if d else 0):
+            rest = torch.arange(n, device=x.device) != i
             lower = elementary(x[..., rest], d - 1)[-1]
             least = elementary(relevances[rest], d - 1)[-1]
-            slope = (agree[..., i] * lower - share * least) / largest[d]
+            slope = (u[..., i] * lower - share * least) / largest[d]
             by_relevance[i] += variances[d] * (weights * slope).sum()
     return by_relevance, by_variance
+
+
+def product(z: Tensor | float, others: Tensor | float, bias: float) -> Tensor | float:
+    """(z + bias) (others + bias) / (1 + bias**2), with no square that overflows."""
+    scale = max(1.0, abs(bias))
+    norm = 1 / scale / scale + (bias / scale) * (bias / scale)
+    return (z + bias) / scale * ((others + bias) / scale) / norm
 
 
 def elementary(x: Tensor, orders: int) -> list[Tensor]:

@@ -103,14 +103,14 @@ KERNELS = [
     ("parity_gram", "_parity_gram_kernel", ("*i32", "*fp64", N, N, N), shipped("parity_gram")),
     *(
         (
-            *("anova_kernel", "_anova_kernel_kernel", (P, P, *["*fp64"] * 4, N, N, N, N)),
+            *("anova_kernel", "_anova_kernel_kernel", (P, P, *[D] * 4, *[N] * 4, *["fp64"] * 3)),
             {"SAME": same, "ORDERS": orders, **shipped("anova_kernel")},
         )
         for same, orders in ((0, 4), (1, 8))
     ),
     *(
         (
-            *("anova_kernel", "_anova_grad_kernel", (P, P, *["*fp64"] * 6, N, N, N, N)),
+            *("anova_kernel", "_anova_grad_kernel", (P, P, *[D] * 6, *[N] * 4, *["fp64"] * 3)),
             {"SAME": same, "ORDERS": orders, "BLOCK": 16, "num_warps": 4},
         )
         for same, orders in ((0, 4), (1, 8))

@@ -23,6 +23,7 @@ SIZES = [
     (40, 16, 130, 3),
     (7, 9, 64, 0),
 ]
+BIASES = [0.0, 1.0, -0.3]
 
 
 def problem(rows, columns, n, orders, seed=0):
@@ -44,9 +45,19 @@ def exact_polynomials(x, orders):
     return e
 
 
-@pytest.mark.parametrize("kind", ["equal", "one dominates", "decades"])
-def test_against_exact_rationals(call, kind):
-    """n = 1,000 at order 8, where power sums lose every digit if one relevance dominates."""
+def agreement(a, b, bias):
+    """u of rows of dense masks: (T1, n), (T2, n) -> (T1, T2, n)."""
+    z, others = ((1 - 2.0 * x + bias) / np.sqrt(1 + bias**2) for x in (a, b))
+    return z[:, None] * others
+
+
+@pytest.mark.parametrize(
+    ("kind", "bias"),
+    [("equal", 0), ("one dominates", 0), ("decades", 0), ("one dominates", 1), ("decades", -1)],
+)
+def test_against_exact_rationals(call, kind, bias):
+    """n = 1,000 at order 8, where power sums lose every digit if one relevance dominates. With a
+    bias of one u is 2 where both masks lack a feature, or have it, and else 0."""
     n, orders = 1000, 8
     rng = np.random.default_rng(1)
     numerators = {
@@ -60,21 +71,25 @@ def test_against_exact_rationals(call, kind):
     variances = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25, 1.5, 1.0, 4.0, 8.0], dtype=torch.float64)
     packed = masks.pack(dense)
     relevances = torch.from_numpy(numerators).double()
-    got = call(ops.anova_kernel, packed, packed, relevances, variances)
+    got = call(ops.anova_kernel, packed, packed, relevances, variances, bias=bias)
     values = [int(x) for x in numerators]
     largest = exact_polynomials(values, orders)
     for i in range(4):
         for j in range(4):
-            agree = dense[i] == dense[j]
-            pair = exact_polynomials(
-                [v if same else -v for v, same in zip(values, agree, strict=True)], orders
+            u = {0: 1 - 2 * (dense[i] ^ dense[j]), 1: 2 * ~(dense[i] | dense[j])}.get(
+                bias, 2 * (dense[i] & dense[j])
             )
+            pair = exact_polynomials([v * int(x) for v, x in zip(values, u, strict=True)], orders)
             # int / int is correctly rounded in Python, whatever the size
             want = sum(
                 s * (p / q) for s, p, q in zip(variances.tolist(), pair, largest, strict=True)
             )
-            assert abs(got[i, j].item() - want) <= 4 * n * EPS * variances.sum().item()
-    assert got[0, 1] != got[0, 0]
+            # all products are positive with a bias, so that the error is relative to the result
+            size = abs(want) if bias else variances.sum().item()
+            assert abs(got[i, j].item() - want) <= 4 * n * EPS * size
+    assert got[0, 2] != got[0, 0]
+    if not bias:
+        assert got[0, 1] != got[0, 0]
 
 
 def exact_gradient(values, agree, variances, orders):
@@ -120,40 +135,42 @@ def test_gradient_against_exact_rationals(kind):
     assert max(abs(x * v) for x, v in zip(want[0], values, strict=True)) > 1e-3
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("by", ["reference", "cpu"])
-def test_autograd(by):
+def test_autograd(by, bias):
     """relevances and variances that require a gradient have a graph, in float32 too."""
     a, b, _, variances = problem(5, 4, 6, 3, seed=4)
     relevances = torch.linspace(0.3, 4.0, 6, dtype=torch.float64, requires_grad=True)
     variances.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda r, v: ops.anova_kernel(a, b, r, v, backend=by), (relevances, variances)
+        lambda r, v: ops.anova_kernel(a, b, r, v, bias=bias, backend=by), (relevances, variances)
     )
     narrow = relevances.detach().float().requires_grad_()
-    ops.anova_kernel(a, b, narrow, variances.detach(), backend=by).sum().backward()
+    ops.anova_kernel(a, b, narrow, variances.detach(), bias=bias, backend=by).sum().backward()
     assert narrow.grad.dtype == torch.float32
     assert narrow.grad.abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize("orders", range(9))
-def test_is_a_sum_over_all_sets(call, orders):
-    """Each set k gives its variance times (-1)**(features of k on which the two disagree)."""
+def test_is_a_sum_over_all_sets(call, orders, bias):
+    """Each set k gives its variance times the product of u over k."""
     n = 10
     a, b, relevances, variances = problem(6, 5, n, orders)
-    agree = 1.0 - 2.0 * (masks.unpack(a, n)[:, None] != masks.unpack(b, n))  # (6, 5, n)
+    u = agreement(masks.unpack(a, n), masks.unpack(b, n), bias)  # (6, 5, n)
     want = np.zeros((6, 5))
     for d in range(orders + 1):
         sets = [list(k) for k in combinations(range(n), d)]
         share = np.array([relevances.numpy()[k].prod() for k in sets])
         share *= variances[d].item() / share.sum()
-        want += sum(x * agree[..., k].prod(-1) for x, k in zip(share, sets, strict=True))
-    got = call(ops.anova_kernel, a, b, relevances, variances)
+        want += sum(x * u[..., k].prod(-1) for x, k in zip(share, sets, strict=True))
+    got = call(ops.anova_kernel, a, b, relevances, variances, bias=bias)
     assert got.dtype == torch.float64
-    np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-13 * 2**orders)
 
 
 @functools.cache
-def differentiated(rows, columns, n, orders):
+def differentiated(rows, columns, n, orders, bias):
     """Inputs, weights, and what the reference and automatic differentiation of it make of them, for
     others that differ from the masks, and for the masks themselves."""
     a, b, relevances, variances = problem(rows, columns, n, orders, seed=2)
@@ -161,41 +178,82 @@ def differentiated(rows, columns, n, orders):
     out = []
     for others, w in ((b, weights), (a, torch.from_numpy(np.ones((rows, rows)).cumsum(0)))):
         inputs = a, others, relevances, variances
-        kernel = reference_gp.anova_kernel(*inputs)
-        out.append((inputs, w, kernel, reference_gp.anova_kernel_grad(*inputs, w)))
+        kernel = reference_gp.anova_kernel(*inputs, bias)
+        out.append((inputs, w, kernel, reference_gp.anova_kernel_grad(*inputs, w, bias)))
     return out
 
 
-@pytest.mark.parametrize(("rows", "columns", "n", "orders"), SIZES)
-def test_every_instruction_set_against_the_reference(isa, rows, columns, n, orders):
+@pytest.mark.parametrize(
+    ("rows", "columns", "n", "orders", "bias"),
+    [
+        *((*size, 0.0) for size in SIZES),
+        *((33, 15, 3, 5, 1.0), (6, 17, 11, 8, -0.3), (3, 4, 5, 1, 1.0), (40, 16, 130, 3, 1.0)),
+    ],
+)
+def test_every_instruction_set_against_the_reference(isa, rows, columns, n, orders, bias):
     from spex_core import native
 
-    for inputs, weights, kernel, gradient in differentiated(rows, columns, n, orders):
-        atol = 4 * n * EPS * inputs[3].sum().item()
-        got = native.anova_kernel_cpu(*inputs, isa=isa)
+    for inputs, weights, kernel, gradient in differentiated(rows, columns, n, orders, bias):
+        atol = 4 * n * EPS * inputs[3].sum().item() * 2.0 ** (orders if bias else 0)
+        got = native.anova_kernel_cpu(*inputs, bias, isa=isa)
         torch.testing.assert_close(got, kernel, rtol=0, atol=atol)
-        got = native.anova_kernel_grad_cpu(*inputs, weights, isa=isa)
+        got = native.anova_kernel_grad_cpu(*inputs, weights, bias, isa=isa)
         for x, y in zip(got, gradient, strict=True):
             scale = (1.0 + y.abs().max()) * weights.abs().sum()
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-13 * scale.item())
 
 
-def test_gradient_by_differences(call):
+@pytest.mark.parametrize("bias", BIASES)
+def test_gradient_by_differences(call, bias):
     """Central differences of the kernel; relevances are far from one, so the scaling shows."""
     a, b, _, variances = problem(6, 5, 7, 4, seed=4)
     relevances = torch.linspace(3.0, 40.0, 7, dtype=torch.float64)
     weights = torch.from_numpy(np.random.default_rng(5).normal(size=(6, 5)))
-    got = call(ops.anova_kernel_grad, a, b, relevances, variances, weights)
+    got = call(ops.anova_kernel_grad, a, b, relevances, variances, weights, bias=bias)
     for x, grad in ((relevances, got[0]), (variances, got[1])):
         for i in range(len(x)):
             step = 1e-5 * x[i].item()
             ends = []
             for sign in (1, -1):
                 x[i] += sign * step
-                ends.append((ops.anova_kernel(a, b, relevances, variances) * weights).sum().item())
+                found = ops.anova_kernel(a, b, relevances, variances, bias=bias)
+                ends.append((found * weights).sum().item())
                 x[i] -= sign * step
             assert grad[i].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
     assert got[0].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("bias", [1.0, -1.0, 0.6])
+def test_with_a_bias_is_a_covariance(call, bias):
+    """Symmetric, no eigenvalue below zero; masks that have all features, and those that have none,
+    are told apart by the sign of the bias."""
+    a, _, relevances, variances = problem(60, 1, 70, 6, seed=6)
+    a[0], a[1] = 0, -1
+    got = call(ops.anova_kernel, a, a, relevances, variances, bias=bias)
+    assert torch.equal(got, got.T)
+    assert torch.linalg.eigvalsh(got).min() > -1e-12 * got.max()
+    assert (got[0, 0] > got[1, 1]) == (bias > 0)
+    torch.testing.assert_close(
+        got,
+        call(ops.anova_kernel, a, a.clone(), relevances, variances, bias=bias),
+        rtol=1e-12,
+        atol=0,
+    )
+    other = call(ops.anova_kernel, ~a, ~a, relevances, variances, bias=-bias)
+    torch.testing.assert_close(got, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_bias_of_any_size(call):
+    """Towards infinity all masks are alike; no square overflows."""
+    a, b, relevances, variances = problem(4, 5, 9, 3, seed=6)
+    for bias in (1e200, -1e200, 1e-200):
+        got = call(ops.anova_kernel, a, b, relevances, variances, bias=bias)
+        want = (
+            variances.sum().expand(4, 5)
+            if abs(bias) > 1
+            else call(ops.anova_kernel, a, b, relevances, variances)
+        )
+        torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
 
 
 def test_is_a_covariance(backend, device):
@@ -246,8 +304,8 @@ def test_same_bits_for_any_number_of_threads(set_threads):
         set_threads(threads)
         results.append(
             (
-                ops.anova_kernel(a, b, relevances, variances),
-                *ops.anova_kernel_grad(a, b, relevances, variances, weights),
+                ops.anova_kernel(a, b, relevances, variances, bias=1.0),
+                *ops.anova_kernel_grad(a, b, relevances, variances, weights, bias=1.0),
             )
         )
     for other in results[1:]:
@@ -267,10 +325,11 @@ def test_empty(call, rows, columns):
 def test_strided_input_and_input_unchanged(call, device):
     copies = problem(12, 10, 130, 3)
     a, b, relevances, variances = (x.clone().to(device) for x in copies)
-    got = call(ops.anova_kernel, a[::3, 1:2], b[::2, 1:2], relevances[1:129:2], variances)
+    got = call(ops.anova_kernel, a[::3, 1:2], b[::2, 1:2], relevances[1:129:2], variances, bias=0.4)
     want = ops.anova_kernel(
         *(x.contiguous() for x in (copies[0][::3, 1:2], copies[1][::2, 1:2], copies[2][1:129:2])),
         copies[3],
+        bias=0.4,
     )
     torch.testing.assert_close(got, want, rtol=0, atol=1e-14)
     for x, copy in zip((a, b, relevances, variances), copies, strict=True):
@@ -311,3 +370,18 @@ def test_contract(backend):
         ops.anova_kernel_grad(a, b, relevances, variances, torch.ones(4, 3), backend=backend)
     with pytest.raises(BackendUnavailable, match="anova_kernel: backend 'cuda' is not available"):
         ops.anova_kernel(a, b, relevances, variances, backend="cuda")
+
+
+@pytest.mark.parametrize("op", ["anova_kernel", "anova_kernel_grad"])
+@pytest.mark.parametrize(
+    ("bias", "error"),
+    [
+        *((bad, ValueError) for bad in (float("nan"), float("inf"), -float("inf"))),
+        *((bad, TypeError) for bad in (True, "1", None, 1j, torch.ones(()))),
+    ],
+)
+def test_bad_bias(backend, op, bias, error):
+    a, b, relevances, variances = problem(3, 4, 70, 2)
+    given = a, b, relevances, variances, *([torch.ones(3, 4)] if op.endswith("grad") else [])
+    with pytest.raises(error, match=f"{op}: bias must be a finite number, got"):
+        getattr(ops, op)(*given, bias=bias, backend=backend)

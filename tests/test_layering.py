@@ -33,8 +33,7 @@ ORDER = [
         "boost_start",
         "boost_cuda",
         "triton_kernels",
-        "ops",
-        "ops_inference",
+        *("ops_gp", "ops", "ops_inference"),
     ),
     *(
         "masks",

@@ -199,10 +199,11 @@ def test_anova_kernel() -> None:
     run_program(
         *(anova_kernel._anova_kernel_kernel, (block * (masks // size) + block,), far, far),
         *(relevances, variances, norms, Far(out, 2**15 * masks), masks, masks, 1, n),
+        *anova_kernel.units(0.5),
         **{"SAME": 1, "ORDERS": 2, **tactic},
     )
     assert 2**15 * masks >= 2**31
-    want = reference_gp.anova_kernel(rows, rows, relevances, variances)
+    want = reference_gp.anova_kernel(rows, rows, relevances, variances, 0.5)
     torch.testing.assert_close(out[:, 2**15 : 2**15 + size], want, rtol=0, atol=1e-13)
 
 

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..reference_gp import product
 from . import on_device_of
 from .tactics import launch
 
@@ -19,12 +20,24 @@ KEPT = 1 << 29  # bytes that all programs of the gradient keep, at most
 
 
 @triton.jit
-def signed(masks_ptr, others_ptr, s, t, rows, columns, words, word, bit, relevance):
-    """The relevance of a feature, negative where masks s and others t disagree on it."""
-    here = tl.load(masks_ptr + s * words + word, mask=s < rows, other=0)  # (BLOCK,)
-    there = tl.load(others_ptr + t * words + word, mask=t < columns, other=0)  # (BLOCK,)
-    differ = ((here >> bit) & 1)[:, None] ^ ((there >> bit) & 1)[None, :]
-    return tl.where(differ != 0, -relevance, relevance)  # (BLOCK, BLOCK)
+def float64(x):
+    """A number of the host, of which Triton's interpreter would make a float32."""
+    return tl.full((), x, tl.float64)
+
+
+@triton.jit
+def bits_of(masks_ptr, rows, count, words, i):
+    """Bit i of the masks `rows`, 0 beyond `count`."""
+    word = tl.load(masks_ptr + rows * words + i // 64, mask=rows < count, other=0)
+    return (word >> i % 64) & 1
+
+
+@triton.jit
+def unit(masks_ptr, others_ptr, s, t, rows, columns, words, i, neither, one, both):
+    """u of feature i: which of three it is, by how many of masks s and others t have it."""
+    here = bits_of(masks_ptr, s, rows, words, i)[:, None]  # (BLOCK, 1)
+    there = bits_of(others_ptr, t, columns, words, i)[None, :]  # (1, BLOCK)
+    return tl.where(here != there, one, tl.where(here + there != 0, both, neither))
 
 
 @triton.jit
@@ -75,11 +88,15 @@ def _anova_kernel_kernel(
     columns,
     words,
     n,
+    neither: tl.float64,
+    one: tl.float64,
+    both: tl.float64,
     SAME: tl.constexpr,
     ORDERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One program a square of pairs and, where both sides are the SAME, its mirror image."""
+    neither, one, both = float64(neither), float64(one), float64(both)
     across = tl.cdiv(columns, BLOCK)
     row, column = tl.program_id(0) // across, tl.program_id(0) % across
     if SAME * row <= column:
@@ -88,10 +105,8 @@ def _anova_kernel_kernel(
         zero = tl.zeros((BLOCK, BLOCK), tl.float64)
         e1, e2, e3, e4, e5, e6, e7, e8 = zero, zero, zero, zero, zero, zero, zero, zero
         for i in range(n):
-            relevance = tl.load(relevances_ptr + i)
-            x = signed(
-                masks_ptr, others_ptr, s, t, rows, columns, words, i // 64, i % 64, relevance
-            )
+            u = unit(masks_ptr, others_ptr, s, t, rows, columns, words, i, neither, one, both)
+            x = u * tl.load(relevances_ptr + i)
             e1, e2, e3, e4, e5, e6, e7, e8 = joined(x, e1, e2, e3, e4, e5, e6, e7, e8, ORDERS)
         total = zero + tl.load(variances_ptr)
         total += scaled(share(e1, norms_ptr, 1, ORDERS), variances_ptr, 1, ORDERS)
@@ -143,6 +158,9 @@ def _anova_grad_kernel(
     columns,
     words,
     n,
+    neither: tl.float64,
+    one: tl.float64,
+    both: tl.float64,
     SAME: tl.constexpr,
     ORDERS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -151,6 +169,7 @@ def _anova_grad_kernel(
     at fixed norms, then by variance. The polynomials before each feature are kept (n, ORDERS - 1,
     BLOCK, BLOCK) for the way back, where a_d is the slope by e_d."""
     AREA: tl.constexpr = BLOCK * BLOCK
+    neither, one, both = float64(neither), float64(one), float64(both)
     program = tl.program_id(0).to(tl.int64)
     kept = kept_ptr + program * n * (ORDERS - 1) * AREA
     part = parts_ptr + program * (n + ORDERS + 1)
@@ -171,10 +190,8 @@ def _anova_grad_kernel(
                 keep(before, at, e5, 5, ORDERS, AREA)
                 keep(before, at, e6, 6, ORDERS, AREA)
                 keep(before, at, e7, 7, ORDERS, AREA)
-                relevance = tl.load(relevances_ptr + i)
-                x = signed(
-                    masks_ptr, others_ptr, s, t, rows, columns, words, i // 64, i % 64, relevance
-                )
+                u = unit(masks_ptr, others_ptr, s, t, rows, columns, words, i, neither, one, both)
+                x = u * tl.load(relevances_ptr + i)
                 e1, e2, e3, e4, e5, e6, e7, e8 = joined(x, e1, e2, e3, e4, e5, e6, e7, e8, ORDERS)
             inside = (s < rows)[:, None] & (t < columns)[None, :]
             where = (s * columns)[:, None] + t[None, :]
@@ -208,11 +225,9 @@ def _anova_grad_kernel(
                 slope += back(before, at, a6, 5, ORDERS, AREA)
                 slope += back(before, at, a7, 6, ORDERS, AREA)
                 slope += back(before, at, a8, 7, ORDERS, AREA)
-                sign = signed(
-                    masks_ptr, others_ptr, s, t, rows, columns, words, i // 64, i % 64, 1.0
-                )
-                add_sum(part + i, sign * slope)
-                x = sign * tl.load(relevances_ptr + i)
+                u = unit(masks_ptr, others_ptr, s, t, rows, columns, words, i, neither, one, both)
+                add_sum(part + i, u * slope)
+                x = u * tl.load(relevances_ptr + i)
                 a1 += x * a2
                 a2 += x * a3
                 a3 += x * a4
@@ -279,7 +294,9 @@ def _norms_grad_kernel(
     tl.store(out_ptr + i, total, mask=i < n)
 
 
-def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor) -> Tensor:
+def anova_kernel(
+    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, bias: float = 0.0
+) -> Tensor:
     rows, columns, n = len(masks), len(others), len(relevances)
     same = others is masks
     out = torch.empty(rows, columns, dtype=torch.float64, device=masks.device)
@@ -290,6 +307,7 @@ def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: T
         squares = triton.cdiv(rows, tactic["BLOCK"]) * triton.cdiv(columns, tactic["BLOCK"])
         _anova_kernel_kernel[(squares,)](
             *(masks, others, relevances, variances, norms, out, rows, columns, masks.shape[1], n),
+            *units(bias),
             SAME=int(same),
             ORDERS=len(variances) - 1,
             **tactic,
@@ -301,7 +319,12 @@ def anova_kernel(masks: Tensor, others: Tensor, relevances: Tensor, variances: T
 
 
 def anova_kernel_grad(
-    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, weights: Tensor
+    masks: Tensor,
+    others: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    weights: Tensor,
+    bias: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     rows, columns, n, orders = len(masks), len(others), len(relevances), len(variances) - 1
     same = others is masks
@@ -319,6 +342,7 @@ def anova_kernel_grad(
             _anova_grad_kernel[(programs,)](
                 *(masks.contiguous(), others.contiguous(), relevances, known, norms),
                 *(weights.contiguous(), kept, parts, rows, columns, masks.shape[1], n),
+                *units(bias),
                 SAME=int(same),
                 ORDERS=orders,
                 BLOCK=SQUARE,
@@ -327,6 +351,11 @@ def anova_kernel_grad(
     total = parts.sum(0)
     by_relevance, by_variance = total[:n], total[n:]
     return by_relevance - norms_grad(relevances, by_variance * known / norms), by_variance
+
+
+def units(bias: float) -> tuple[float, float, float]:
+    """u of a feature that neither of two masks has, one of them, and both."""
+    return product(1, 1, bias), product(1, -1, bias), product(-1, -1, bias)
 
 
 def norms_of(relevances: Tensor, orders: int) -> Tensor:

@@ -11,14 +11,19 @@ namespace {
 struct Shape {
   int64_t rows, columns, n;
   int orders;
+  double bias = 0;
 };
 
-// x_i = relevances[i], negative where the masks differ on feature i.
+int bit(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) & 1; }
+
+// x_i = relevances[i] (z_i + bias) (z'_i + bias) / (1 + bias^2), z -1 where a mask has feature i.
 std::vector<double> terms(const spex::AnovaKernel& k, int64_t row, int64_t column) {
   std::vector<double> x(k.relevances, k.relevances + k.n);
-  for (int64_t i = 0; i < k.n; ++i)
-    if ((k.masks[row * k.words + i / 64] ^ k.others[column * k.words + i / 64]) >> (i % 64) & 1)
-      x[i] = -x[i];
+  for (int64_t i = 0; i < k.n; ++i) {
+    const int own = 1 - 2 * bit(k.masks + row * k.words, i);
+    const int other = 1 - 2 * bit(k.others + column * k.words, i);
+    x[i] *= (own + k.bias) * (other + k.bias) / (1 + k.bias * k.bias);
+  }
   return x;
 }
 
@@ -31,7 +36,7 @@ std::vector<double> polynomials(const std::vector<double>& x, int orders) {
 }
 
 void check_shape(Shape shape, bool same) {
-  const auto [rows, columns, n, orders] = shape;
+  const auto [rows, columns, n, orders, bias] = shape;
   const int64_t words = spex::ceil_div(n, 64);
   const auto masks = random_words(rows * words, 1), others = random_words(columns * words, 2);
   auto relevances = random_integers<double>(n, 3);
@@ -47,7 +52,8 @@ void check_shape(Shape shape, bool same) {
                                  relevances.data(),
                                  variances.data(),
                                  orders,
-                                 same};
+                                 same,
+                                 bias};
 
   const auto largest = polynomials(relevances, orders);
   std::vector<double> want(rows * columns), by_variance(orders + 1);
@@ -72,20 +78,22 @@ void check_shape(Shape shape, bool same) {
                            double bound, const char* what) {
       for (size_t i = 0; i < right.size(); ++i)
         CHECK(std::abs(got[i] - right[i]) <= bound,
-              "%s rows=%ld columns=%ld n=%ld orders=%d isa=%d threads=%d", what, long(rows),
-              long(columns), long(n), orders, int(isa), threads);
+              "%s rows=%ld columns=%ld n=%ld orders=%d bias=%g isa=%d threads=%d", what, long(rows),
+              long(columns), long(n), orders, bias, int(isa), threads);
     };
-    close(out, want, 1e-12 * (n + 1), "anova_kernel");
-    close(variance, by_variance, 1e-11 * (n + 1) * (rows * columns + 1), "by variance");
+    const double most = bias == 0 ? 1 : std::pow(2.0, orders);  // of e_d over the norm
+    close(out, want, 1e-12 * most * (n + 1), "anova_kernel");
+    close(variance, by_variance, 1e-11 * most * (n + 1) * (rows * columns + 1), "by variance");
     // The kernel does not change when all relevances grow alike.
     double scaled = 0, size = 1;
     for (int64_t i = 0; i < n; ++i) {
       scaled += relevance[i] * relevances[i];
       size += std::abs(relevance[i] * relevances[i]);
     }
-    CHECK(std::abs(scaled) <= 1e-11 * size * (n + 1), "gradient n=%ld orders=%d", long(n), orders);
+    CHECK(std::abs(scaled) <= 1e-11 * most * size * (n + 1), "gradient n=%ld orders=%d", long(n),
+          orders);
     if (first.empty()) first = relevance;
-    close(relevance, first, 1e-10 * (rows * columns + 1) * (n + 1), "by relevance");
+    close(relevance, first, 1e-10 * most * (rows * columns + 1) * (n + 1), "by relevance");
   });
 }
 
@@ -96,8 +104,10 @@ void test_anova_kernel() {
     for (int64_t n : {1, 3, 64, 65}) {
       check_shape({33, 17, n, orders}, false);
       check_shape({35, 35, n, orders}, true);
+      check_shape({33, 33, n, orders, 1.0}, true);
     }
   check_shape({0, 5, 4, 3}, false);
   check_shape({5, 0, 4, 3}, false);
   check_shape({2, 65, 130, 3}, false);
+  check_shape({2, 65, 130, 3, -0.3}, false);
 }
