@@ -176,6 +176,8 @@ def op_rows(
     points = rows.to(device)
     process, *prior = prior_of(masks[: sizes.process, :1], device)[1:]
     weights = torch.ones(len(process), len(process), dtype=torch.float64, device=device)
+    single = (1 << torch.arange(len(process)) % 64)[:, None]  # terms of one feature
+    singles = single.to(device)
     cases = [
         (
             *("uniform_masks", f"{samples} x {n}"),
@@ -225,6 +227,14 @@ def op_rows(
             lambda d, how: ops.anova_kernel_grad(
                 *prior_of(few[:99, :1], d), torch.ones(99, 99, dtype=torch.float64, device=d), **how
             )[0].round(decimals=6),
+            8 * len(process) ** 2,
+        ),
+        (
+            *("anova_cross", f"as many terms, {len(process)} masks, n=64, order 4, bias 1"),
+            lambda how: ops.anova_cross(process, singles, *prior, bias=1.0, **how),
+            lambda d, how: ops.anova_cross(
+                few[:99, :1].to(d), single[:99].to(d), *prior_of(few, d)[2:], bias=1.0, **how
+            ),
             8 * len(process) ** 2,
         ),
         *(

@@ -35,6 +35,7 @@ def calls(device: torch.device) -> dict[str, Callable[[str], object]]:
         "anova_kernel_grad": lambda backend: ops.anova_kernel_grad(
             *prior, one[:1, None], backend=backend
         ),
+        "anova_cross": lambda backend: ops.anova_cross(*prior, backend=backend),
         "bch_decode": lambda backend: ops.bch_decode(readings, code, chase=0, backend=backend),
     }
     for problem in problems(LEAST, device):

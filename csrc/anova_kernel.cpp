@@ -36,13 +36,22 @@ struct ByBits {
   double value[2][2];
 };
 
-// u of two masks. Divided by what is larger of bias and one, no square overflows.
+// z + bias of a mask without a feature and with it, and its square's mean 1 + bias^2; all divided
+// by `scale`, so that no square overflows.
+struct Shifted {
+  explicit Shifted(double bias)
+      : scale(std::max(1.0, std::abs(bias))),
+        bias(bias / scale),
+        norm(1 / scale / scale + this->bias * this->bias),
+        z{1 / scale + this->bias, this->bias - 1 / scale} {}
+  double scale, bias, norm, z[2];
+};
+
+// u of two masks.
 ByBits pair_of(double bias) {
-  const double scale = std::max(1.0, std::abs(bias)), share = bias / scale;
-  const double absent = (1 + bias) / scale, present = (bias - 1) / scale;
-  const double norm = 1 / scale / scale + share * share;
-  const double one = absent * present / norm;
-  return {{{absent * absent / norm, one}, {one, present * present / norm}}};
+  const Shifted x(bias);
+  const double one = x.z[0] * x.z[1] / x.norm;
+  return {{{x.z[0] * x.z[0] / x.norm, one}, {one, x.z[1] * x.z[1] / x.norm}}};
 }
 
 // The polynomials e_0 .. e_orders of the relevances.
@@ -53,6 +62,8 @@ std::vector<double> norms(const AnovaKernel& kernel) {
     for (int d = kernel.orders; d >= 1; --d) e[d] += kernel.relevances[i] * e[d - 1];
   return e;
 }
+
+int bit(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) & 1; }
 
 // Some rows against all columns, `wide` columns at a time.
 class Tile {
@@ -101,8 +112,6 @@ class Tile {
   }
 
  private:
-  static int bit(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) & 1; }
-
   const int64_t* places_of(int64_t row) const { return places_.data() + (row - top_) * kernel_.n; }
 
   // table_ (n, 2, wide), by the bit of the row, of `here` columns from `left`, and zeros.
@@ -124,6 +133,42 @@ class Tile {
   std::vector<int64_t> places_;
   std::vector<double> table_, kept_;
 };
+
+// bias w of a feature outside of a term, by the bit of the mask; one inside adds nothing there.
+ByBits outside_of(double bias) {
+  const Shifted x(bias);
+  return {{{x.bias * x.z[0] / x.norm, x.bias * x.z[1] / x.norm}, {0.0, 0.0}}};
+}
+
+std::vector<int64_t> features_of(const AnovaKernel& kernel, int64_t row) {
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < kernel.n; ++i)
+    if (bit(kernel.masks + row * kernel.words, i)) out.push_back(i);
+  return out;
+}
+
+// out (count,) = the covariances of the coefficient of a term with `count` values from `left`, with
+// the polynomials e (orders - |k|, wide) of the features outside of it; null where those have no
+// say.
+void cross(const AnovaKernel& kernel, const std::vector<double>& largest,
+           const std::vector<int64_t>& features, const double* e, int wide, int64_t left,
+           int64_t count, double* out) {
+  const Shifted x(kernel.bias);
+  const double inside[] = {x.z[0] / x.norm / x.scale, x.z[1] / x.norm / x.scale};
+  const int order = static_cast<int>(features.size());
+  const int most = e == nullptr ? std::min(order, kernel.orders) : kernel.orders;
+  for (int64_t c = 0; c < count; ++c) {
+    const uint64_t* mask = kernel.others + (left + c) * kernel.words;
+    double product = 1.0, sum = 0.0;
+    for (int64_t i : features) product *= kernel.relevances[i] * inside[bit(mask, i)];
+    for (int d = order; d <= most; ++d)
+      if (largest[d] > 0) {
+        const double rest = d == order ? 1.0 : e[(d - order - 1) * wide + c];
+        sum += kernel.variances[d] * (product * rest / largest[d]);
+      }
+    out[c] = sum;
+  }
+}
 
 int threads_of(const AnovaKernel& kernel, int threads) {
   const auto steps = kernel.rows * kernel.columns * kernel.n * (kernel.orders + 1);
@@ -221,6 +266,41 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
     tile.backward(run, row, given, by_term.data());
   });
   for (int64_t i = 0; i < n; ++i) by_relevance[i] += by_term[i * run.wide];
+}
+
+void anova_cross_cpu(const AnovaKernel& terms, double* out, Isa isa, int threads) {
+  AnovaKernel kernel = terms;
+  kernel.same = false;
+  const std::vector<double> largest = norms(kernel);
+  const ByBits outside = outside_of(kernel.bias);
+  Chosen runs[kMaxOrder + 1];
+  for (int d = 1; d <= kMaxOrder; ++d) runs[d] = SPEX_CHOOSE(isa, kernels_of)(d);
+  const int wide = runs[1].wide;
+  parallel_for(ceil_div(kernel.rows, kTile), threads_of(kernel, threads), [&](int64_t t) {
+    const int64_t top = t * kTile, bottom = std::min(kernel.rows, top + kTile);
+    std::vector<std::vector<int64_t>> features;  // of each term
+    bool apart = true;                           // features outside of a term have no say
+    for (int64_t row = top; row < bottom; ++row) {
+      features.push_back(features_of(kernel, row));
+      const int64_t order = features.back().size();
+      apart = apart && (kernel.bias == 0 || order >= kernel.orders);
+    }
+    if (apart) {
+      for (int64_t row = top; row < bottom; ++row)
+        cross(kernel, largest, features[row - top], nullptr, wide, 0, kernel.columns,
+              out + row * kernel.columns);
+      return;
+    }
+    Tile tile(kernel, outside, wide, t, false);
+    double e[kMaxOrder * kMostWide];
+    tile.each([&](int64_t row, int64_t left, int64_t count) {
+      const auto& own = features[row - top];
+      const int64_t above = kernel.orders - static_cast<int64_t>(own.size());
+      if (above > 0) tile.forward(runs[above], row, e);
+      cross(kernel, largest, own, above > 0 ? e : nullptr, wide, left, count,
+            out + row * kernel.columns + left);
+    });
+  });
 }
 
 }  // namespace spex

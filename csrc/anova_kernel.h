@@ -37,4 +37,13 @@ void anova_kernel_cpu(const AnovaKernel& kernel, double* out, Isa isa, int threa
 void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, double* by_relevance,
                            double* by_variance, Isa isa, int threads);
 
+// out (rows, columns) = the covariance of the Fourier coefficients F[k] of the terms k, which are
+// the masks, with the values at the others, whether they are the same or not. In the words above,
+// with w_i = (z_i + bias) / (1 + bias^2) of a value's mask,
+//
+//   C = prod_{i in k} (relevances[i] w_i)
+//       * sum over d >= |k| of variances[d] e_{d-|k|}(relevances[i] bias w_i, i not in k)
+//                              / e_d(relevances)
+void anova_cross_cpu(const AnovaKernel& terms, double* out, Isa isa, int threads);
+
 }  // namespace spex

@@ -205,6 +205,13 @@ PYBIND11_MODULE(_cpu, m) {
       },
       release());
 
+  m.def(
+      "anova_cross",
+      [](const spex::AnovaKernel& terms, Address out, int isa, int threads) {
+        spex::anova_cross_cpu(terms, at<double>(out), spex::resolve_isa(isa), threads);
+      },
+      release());
+
   py::class_<spex::BchCode>(m, "BchCode").def(py::init(&code_at));
   m.def(
       "bch_decode",

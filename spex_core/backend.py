@@ -18,8 +18,8 @@ from .errors import BackendUnavailable
 Backend = Literal["auto", "reference", "cpu", "triton", "cuda"]
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
-# op -> the backends that implement it. ops.py and ops_inference.py hold one `match` per op with the
-# same names.
+# op -> the backends that implement it. ops.py, ops_gp.py and ops_inference.py hold one `match` per
+# op with the same names.
 OPS: dict[str, tuple[str, ...]] = {
     "fwht": ("reference", "cpu", "triton", "cuda"),
     "affine_masks": ("reference", "cpu", "triton"),
@@ -30,6 +30,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "parity_gram": ("reference", "cpu", "triton", "cuda"),
     "anova_kernel": ("reference", "cpu", "triton"),
     "anova_kernel_grad": ("reference", "cpu", "triton"),
+    "anova_cross": ("reference", "cpu", "triton"),
     "bch_decode": ("reference", "cpu", "triton", "cuda"),
     "peel": ("reference", "cpu", "triton", "cuda"),
     "peel_many": ("reference", "cpu", "triton", "cuda"),

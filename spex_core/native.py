@@ -130,6 +130,21 @@ def anova_kernel_grad_cpu(
     return out
 
 
+def anova_cross_cpu(
+    masks: Tensor,
+    support: Tensor,
+    relevances: Tensor,
+    variances: Tensor,
+    bias: float,
+    *,
+    isa: str | None = None,
+) -> Tensor:
+    inputs = _contiguous(support, masks, relevances, variances)
+    out = torch.empty(len(support), len(masks), dtype=torch.float64)
+    _cpu.anova_cross(_anova(*inputs, bias), out.data_ptr(), *_how(isa))
+    return out
+
+
 def _contiguous(masks: Tensor, others: Tensor, *rest: Tensor) -> list[Tensor]:
     """One tensor stays one: the kernel then does half of the work."""
     first = masks.contiguous()

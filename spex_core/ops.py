@@ -20,7 +20,7 @@ from .checks import check_device, check_packed, kind, readable
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
-from .ops_gp import MAX_ORDER, anova_kernel, anova_kernel_grad  # noqa: F401 (public here too)
+from .ops_gp import MAX_ORDER, anova_cross, anova_kernel, anova_kernel_grad  # noqa: F401
 from .traced import custom_op
 from .transfers import up
 

@@ -54,11 +54,34 @@ def anova_kernel_grad(
     return by_relevance, by_variance
 
 
+def anova_cross(
+    masks: Tensor, support: Tensor, relevances: Tensor, variances: Tensor, bias: float
+) -> Tensor:
+    """(T, W), (S, W), (n,), (orders + 1,) -> (S, T)."""
+    n, orders = len(relevances), len(variances) - 1
+    largest = elementary(relevances, orders)
+    z = signs(masks, n)  # (T, n)
+    within, beyond = relevances * inside(z, bias), relevances * product(z, 0, bias)
+    out = z.new_zeros(len(support), len(masks))
+    for row, term in zip(out, signs(support, n) < 0, strict=True):
+        order = int(term.sum())
+        polynomials = elementary(beyond[:, ~term], max(orders - order, 0))
+        for d in (d for d in range(order, orders + 1) if largest[d] > 0):
+            share = within[:, term].prod(-1) * polynomials[d - order] / largest[d]
+            row += variances[d] * share
+    return out
+
+
 def product(z: Tensor | float, others: Tensor | float, bias: float) -> Tensor | float:
-    """(z + bias) (others + bias) / (1 + bias**2), with no square that overflows."""
+    """(z + bias) (others + bias) / (1 + bias**2)."""
     scale = max(1.0, abs(bias))
-    norm = 1 / scale / scale + (bias / scale) * (bias / scale)
-    return (z + bias) / scale * ((others + bias) / scale) / norm
+    return (others + bias) / scale * (inside(z, bias) * scale)
+
+
+def inside(z: Tensor | float, bias: float) -> Tensor | float:
+    """(z + bias) / (1 + bias**2), with no square that overflows."""
+    scale = max(1.0, abs(bias))
+    return (z + bias) / scale / (1 / scale / scale + (bias / scale) * (bias / scale)) / scale
 
 
 def elementary(x: Tensor, orders: int) -> list[Tensor]:

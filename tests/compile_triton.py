@@ -117,6 +117,13 @@ KERNELS = [
     ),
     *(
         (
+            *("anova_cross", "_anova_cross_kernel", (P, P, *[D] * 4, *[N] * 4, *["fp64"] * 4)),
+            {"ORDERS": orders, "HIGHER": higher, **shipped("anova_cross")},
+        )
+        for orders, higher in ((4, 0), (4, 4), (8, 8))
+    ),
+    *(
+        (
             *("anova_kernel", "_norms_kernel", (*["*fp64"] * 2, N)),
             {"ORDERS": orders, "num_warps": 1},
         )

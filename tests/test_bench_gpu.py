@@ -17,6 +17,7 @@ from spex_core.masks import unpack
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 MODULES = ("bench_gpu", "gpu_inference", "gpu_overhead", "gpu_timing", "harness")
 OPS = {"fwht", "parity_gram", "peel", "peel_many", "tree_fourier", "anova_kernel_grad"}
+OPS |= {"anova_kernel", "anova_cross"}
 INFERENCE = {"mask_lengths", "pack_tokens", "pack_trie", "mask_embed", "head_scale"}
 INFERENCE |= {"packed_attention", "score_last", "token_logprobs"}
 SMALL = 200, 70, 9, 40, 10, 6, 30, 3, 7, 12, 20, 5

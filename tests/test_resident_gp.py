@@ -24,6 +24,7 @@ from spex_core import (
     gp_memory,
     left_out,
     ops,
+    ops_gp,
     resident,
     resident_uniform,
     ridge,
@@ -157,7 +158,8 @@ def test_nothing_else_moves(
     fold, levels = folds(rows, 2, 0), LEVELS.tolist()
     for module in (ridge, gp):
         monkeypatch.setattr(module, "readable", lambda x: False)
-    monkeypatch.setattr(ops, "pick", lambda op, name, device: "triton")
+    for module in (ops, ops_gp):
+        monkeypatch.setattr(module, "pick", lambda op, name, device: "triton")
     monkeypatch.setattr(gp, "folds", lambda *_: fold)
     made = torch.from_numpy  # which no mode of torch sees
     monkeypatch.setattr(torch, "from_numpy", lambda x: of_the_host(made(x)))

@@ -75,6 +75,10 @@ FURTHER = {  # the ops without gradients: their arguments, and options
         (words(4, 1), words(3, 1), numbers(9).abs(), numbers(3), numbers(4, 3)),
         {},
     ),
+    "anova_cross": lambda: (
+        (words(4, 1), words(3, 1) & 0x11, numbers(9).abs(), numbers(3)),
+        {"bias": 0.5},
+    ),
     "mask_lengths": lambda: ((words(70, 1), torch.arange(9)), {"fixed": 2}),
     "pack_tokens": lambda: ((words(5, 1), torch.arange(6), OWNER, 3), {}),
     "pack_trie": lambda: ((words(5, 1), torch.arange(6), OWNER, 3), {"original_positions": True}),

@@ -19,6 +19,7 @@ if why_not("triton") is not None or not interpreted():
 
 from spex_core.triton_kernels import (
     affine_masks,
+    anova_cross,
     anova_kernel,
     fwht,
     histogram,
@@ -207,6 +208,27 @@ def test_anova_kernel() -> None:
     torch.testing.assert_close(out[:, 2**15 : 2**15 + size], want, rtol=0, atol=1e-13)
 
 
+def test_anova_cross() -> None:
+    """Terms and masks 2**15 and on of 2**16."""
+    count, n, tactic = 2**16, 10, anova_cross.TACTICS[0]
+    size = tactic["BLOCK"]
+    block = 2**15 // size
+    rows, support = random_words(size, 1) & 0x3FF, random_words(size, 1) & 0x111
+    relevances = torch.linspace(0.1, 1.0, n, dtype=torch.float64)
+    variances = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+    out = torch.zeros(size, count, dtype=torch.float64)
+    run_program(
+        *(anova_cross._anova_cross_kernel, (block * (count // size) + block,)),
+        *(Far(support, 2**15), Far(rows, 2**15), relevances, variances),
+        *(anova_kernel.norms_of(relevances, 3), Far(out, 2**15 * count), count, count, 1, n),
+        *anova_cross.weights(0.5),
+        **{"ORDERS": 3, "HIGHER": 3, **tactic},
+    )
+    assert 2**15 * count >= 2**31
+    want = reference_gp.anova_cross(rows, support, relevances, variances, 0.5)
+    torch.testing.assert_close(out[:, 2**15 : 2**15 + size], want, rtol=0, atol=1e-13)
+
+
 def test_histogram() -> None:
     """The last 64 of 2**20 features, whose bits are 2**12 words of 32 samples apart."""
     tactic, features, halves, samples = histogram.TACTICS[0], 2**20, 2**12, 100
@@ -315,10 +337,12 @@ def test_the_second_axis_of_a_grid_has_no_room_for_millions(
 
     monkeypatch.setattr(parity_bits, "_parity_bits_kernel", Kernel())
     monkeypatch.setattr(anova_kernel, "_anova_kernel_kernel", Kernel())
+    monkeypatch.setattr(anova_cross, "_anova_cross_kernel", Kernel())
     one, many = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(2**22, 1, dtype=torch.int64)
     parity_bits.parities(torch.zeros(64, 1, dtype=torch.int64), many)
     ones = torch.ones(2, dtype=torch.float64)
     for sides in ((one, many), (many, one)):
         anova_kernel.anova_kernel(*sides, ones, ones)
-    assert [grid[0] for grid in grids] == [2**17] * 3
+        anova_cross.anova_cross(*sides, ones, ones, 1.0)
+    assert [grid[0] for grid in grids] == [2**17] * 5
     assert all(extent < 2**16 for grid in grids for extent in grid[1:])

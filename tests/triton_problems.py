@@ -68,6 +68,13 @@ def anova_kernel_grad() -> Tensor:
     return torch.cat(ops.anova_kernel_grad(*given, backend="triton"))
 
 
+def anova_cross() -> Tensor:
+    relevances = torch.linspace(0.1, 1.0, 70, dtype=torch.float64).to(DEVICE)
+    variances = torch.tensor([0.1, 1.0, 0.5, 0.2], dtype=torch.float64).to(DEVICE)
+    given = words(35, 2), words(20, 2, seed=1) & 0x11, relevances, variances
+    return ops.anova_cross(*given, bias=1.0, backend="triton")
+
+
 def histogram() -> Tensor:
     values = torch.randn(300, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     call = {"trees": 1, "backend": "triton"}
@@ -104,4 +111,5 @@ def boost() -> Tensor:
 
 
 PROBLEMS = [uniform_masks, affine_masks, fwht, histogram]
-PROBLEMS += [parity_bits, parity_predict, parity_adjoint, parity_gram, anova_kernel]
+PROBLEMS += [parity_bits, parity_predict, parity_adjoint, parity_gram]
+PROBLEMS += [anova_kernel, anova_cross]

@@ -97,6 +97,54 @@ void check_shape(Shape shape, bool same) {
   });
 }
 
+// Terms of row % (orders + 2) features, the last ones, against the formula.
+void check_cross(Shape shape) {
+  const auto [rows, columns, n, orders, bias] = shape;
+  const int64_t words = spex::ceil_div(n, 64);
+  const auto masks = random_words(columns * words, 2);
+  std::vector<uint64_t> support(rows * words);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = n - std::min(n, row % (orders + 2)); i < n; ++i)
+      support[row * words + i / 64] |= uint64_t{1} << (i % 64);
+  auto relevances = random_integers<double>(n, 3);
+  for (double& x : relevances) x = std::abs(x) / 9;
+  const auto variances = random_integers<double>(orders + 1, 4);
+  const spex::AnovaKernel terms{support.data(),    masks.data(),     rows,   columns, words, n,
+                                relevances.data(), variances.data(), orders, false,   bias};
+
+  const auto largest = polynomials(relevances, orders);
+  std::vector<double> want(rows * columns);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; ++column) {
+      double product = 1;
+      int order = 0;
+      std::vector<double> rest;
+      for (int64_t i = 0; i < n; ++i) {
+        const int z = 1 - 2 * bit(masks.data() + column * words, i);
+        const double weight = relevances[i] * (z + bias) / (1 + bias * bias);
+        if (bit(support.data() + row * words, i)) {
+          product *= weight;
+          ++order;
+        } else {
+          rest.push_back(bias * weight);
+        }
+      }
+      const auto e = polynomials(rest, orders);
+      for (int d = order; d <= orders; ++d)
+        if (largest[d] > 0)
+          want[row * columns + column] += variances[d] * product * e[d - order] / largest[d];
+    }
+
+  for_each_way([&](spex::Isa isa, int threads) {
+    auto out = garbage<double>(rows * columns);
+    spex::anova_cross_cpu(terms, out.data(), isa, threads);
+    for (size_t i = 0; i < want.size(); ++i)
+      CHECK(std::abs(out[i] - want[i]) <= 1e-12 * (n + 1),
+            "anova_cross rows=%ld columns=%ld n=%ld orders=%d bias=%g isa=%d threads=%d",
+            long(rows), long(columns), long(n), orders, bias, int(isa), threads);
+  });
+}
+
 }  // namespace
 
 void test_anova_kernel() {
@@ -110,4 +158,10 @@ void test_anova_kernel() {
   check_shape({5, 0, 4, 3}, false);
   check_shape({2, 65, 130, 3}, false);
   check_shape({2, 65, 130, 3, -0.3}, false);
+
+  for (int orders : {0, 1, 4, 8})
+    for (int64_t n : {1, 3, 65})
+      for (double bias : {0.0, 1.0, -0.3}) check_cross({35, 17, n, orders, bias});
+  check_cross({0, 5, 4, 3, 1.0});
+  check_cross({5, 0, 4, 3, 1.0});
 }
