@@ -1,12 +1,14 @@
-"""anova_kernel and its gradient, against the power sums that are the obvious way to it.
+"""anova_kernel and its gradient, against the power sums that are the obvious way to it, and
+anova_cross against its reference.
 
     python bench/bench_anova_kernel.py    # a minute; writes bench/results/anova_kernel.json
 
 The rival has e_d from Newton's identities: odd powers of the relevances are one product of +-1
 matrices each, even ones are constants. It fails where one relevance dominates, which `newton's`
 shows beside our `error`: the largest difference from exact rational arithmetic over some pairs, in
-units of the diagonal. One thread, CPU time; every call is first
-checked against the reference. GF/s: n (orders) multiply-adds a pair.
+units of the diagonal. `of bias 0`: what a bias of one takes, in the same rounds. `cross`: 64 terms
+of up to `orders` features, with all T masks. One thread, CPU time; every call is first checked
+against the reference. GF/s: n (orders) multiply-adds a pair.
 """
 
 from __future__ import annotations
@@ -86,6 +88,25 @@ def ours(masks, relevances, variances) -> torch.Tensor:
     return ops.anova_kernel(masks, masks, relevances, variances)
 
 
+def terms(n: int, orders: int, count: int = 64) -> torch.Tensor:
+    """Terms of 1 to `orders` features, as many of each size."""
+    rng = np.random.default_rng(1)
+    dense = np.zeros((count, n), bool)
+    for row in range(count):
+        dense[row, rng.permutation(n)[: 1 + row % orders]] = True
+    return bits.pack(dense)
+
+
+def crosses(isa: str, masks: torch.Tensor, relevances: torch.Tensor, variances: torch.Tensor):
+    """anova_cross with bias 0 and 1, and its reference with 1; checked."""
+    inputs = masks, terms(len(relevances), len(variances) - 1), relevances, variances
+    calls = {f"cross {b}": partial(native.anova_cross_cpu, *inputs, b, isa=isa) for b in (0.0, 1.0)}
+    calls["reference"] = partial(reference_gp.anova_cross, *inputs, 1.0)
+    if not torch.allclose(calls["cross 1.0"](), calls["reference"](), rtol=1e-9, atol=1e-14):
+        raise AssertionError(f"anova_cross is wrong at {tuple(masks.shape)}")
+    return calls
+
+
 def measure(T: int, n: int, orders: int) -> harness.Row:
     masks, relevances, variances = problem(T, n, orders)
     weights = torch.ones(T, T, dtype=torch.float64)
@@ -97,14 +118,27 @@ def measure(T: int, n: int, orders: int) -> harness.Row:
         calls[f"gradient {isa}"] = partial(native.anova_kernel_grad_cpu, *inputs, weights, isa=isa)
         if not torch.allclose(calls[isa]()[:9, :9], want, rtol=0, atol=1e-12):
             raise AssertionError(f"{isa} is wrong at {T, n, orders}")
+    best = isas()[-1]
+    biased = reference_gp.anova_kernel(masks[:9], masks[:9], *inputs[2:], 1.0)
+    calls["bias 1"] = partial(native.anova_kernel_cpu, *inputs, 1.0, isa=best)
+    calls["gradient, bias 1"] = partial(
+        native.anova_kernel_grad_cpu, *inputs, weights, 1.0, isa=best
+    )
+    if not torch.allclose(calls["bias 1"]()[:9, :9], biased, rtol=1e-9, atol=1e-12):
+        raise AssertionError(f"bias 1 is wrong at {T, n, orders}")
+    calls |= crosses(best, masks, *inputs[2:])
     calls["newton"] = partial(newton, masks, relevances, variances)
     times = race(calls, 1.0)
-    best = isas()[-1]
     adds = T * (T + 1) / 2 * n * orders
     row = {"T": T, "n": n, "orders": orders}
     row |= {f"{isa} GF/s": adds / statistics.median(times[isa]) / 1e9 for isa in isas()}
     row["ms"] = 1e3 * statistics.median(times[best])
     row["gradient ms"] = 1e3 * statistics.median(times[f"gradient {best}"])
+    row["bias 1 of bias 0"] = ratio(times, "bias 1", best)
+    row["gradient, bias 1 of bias 0"] = ratio(times, "gradient, bias 1", f"gradient {best}")
+    row["cross ms"] = 1e3 * statistics.median(times["cross 1.0"])
+    row["cross, bias 0 ms"] = 1e3 * statistics.median(times["cross 0.0"])
+    row["cross: x faster than reference"] = ratio(times, "reference", "cross 1.0")
     row["x faster than newton"] = ratio(times, "newton", best)
     return row | {"error": error(ours, n, orders), "newton's": error(newton, n, orders)}
 

@@ -109,7 +109,7 @@ def anova_kernel_cpu(
 ) -> Tensor:
     inputs = _contiguous(masks, others, relevances, variances)
     out = torch.empty(len(masks), len(others), dtype=torch.float64)
-    _cpu.anova_kernel(_anova(*inputs, bias), out.data_ptr(), *_how(isa))
+    _cpu.anova_kernel(_anova(bias, *inputs), out.data_ptr(), *_how(isa))
     return out
 
 
@@ -126,7 +126,7 @@ def anova_kernel_grad_cpu(
     *inputs, weights = _contiguous(masks, others, relevances, variances, weights)
     out = torch.empty_like(inputs[2]), torch.empty_like(inputs[3])
     where = weights.data_ptr(), *(part.data_ptr() for part in out)
-    _cpu.anova_kernel_grad(_anova(*inputs, bias), *where, *_how(isa))
+    _cpu.anova_kernel_grad(_anova(bias, *inputs), *where, *_how(isa))
     return out
 
 
@@ -141,7 +141,7 @@ def anova_cross_cpu(
 ) -> Tensor:
     inputs = _contiguous(support, masks, relevances, variances)
     out = torch.empty(len(support), len(masks), dtype=torch.float64)
-    _cpu.anova_cross(_anova(*inputs, bias), out.data_ptr(), *_how(isa))
+    _cpu.anova_cross(_anova(bias, *inputs), out.data_ptr(), *_how(isa))
     return out
 
 
@@ -154,7 +154,7 @@ def _contiguous(masks: Tensor, others: Tensor, *rest: Tensor) -> list[Tensor]:
 
 
 def _anova(
-    masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor, bias: float
+    bias: float, masks: Tensor, others: Tensor, relevances: Tensor, variances: Tensor
 ) -> _cpu.AnovaKernel:
     """The compiled view of the kernel; the tensors must outlive it."""
     shape = len(masks), len(others), masks.shape[1], len(relevances)

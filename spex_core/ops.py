@@ -20,7 +20,10 @@ from .checks import check_device, check_packed, kind, readable
 from .codes import BchCode
 from .errors import check, check_int
 from .forest import check_forest
-from .ops_gp import MAX_ORDER, anova_cross, anova_kernel, anova_kernel_grad  # noqa: F401
+from .ops_gp import MAX_ORDER as MAX_ORDER
+from .ops_gp import anova_cross as anova_cross
+from .ops_gp import anova_kernel as anova_kernel
+from .ops_gp import anova_kernel_grad as anova_kernel_grad
 from .traced import custom_op
 from .transfers import up
 

@@ -119,7 +119,7 @@ def anova_kernel_grad(
               to the sum of |weights * variances| over the relevance: as anova_kernel.
     Raises:   TypeError, ValueError as anova_kernel, or if weights have another shape or device;
               BackendUnavailable.
-    Cost:     three times that of anova_kernel; 128 n orders bytes a thread.
+    Cost:     three times that of anova_kernel; 128 n (orders + 3) bytes a thread.
     Source:   e_d has the derivative e_(d-1) of the other features, by reverse differentiation of
               the recurrence, which divides by nothing. Example:
               anova_kernel_grad(m, m, torch.ones(n), torch.tensor([1.0, 0.5]), torch.ones(T, T))

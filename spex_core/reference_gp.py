@@ -5,6 +5,8 @@ Written for clarity at small sizes; ops.py says what the arguments are and check
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -72,13 +74,13 @@ def anova_cross(
     return out
 
 
-def product(z: Tensor | float, others: Tensor | float, bias: float) -> Tensor | float:
-    """(z + bias) (others + bias) / (1 + bias**2)."""
+def product(z: Any, others: Any, bias: float) -> Any:
+    """(z + bias) (others + bias) / (1 + bias**2), of numbers or tensors."""
     scale = max(1.0, abs(bias))
     return (others + bias) / scale * (inside(z, bias) * scale)
 
 
-def inside(z: Tensor | float, bias: float) -> Tensor | float:
+def inside(z: Any, bias: float) -> Any:
     """(z + bias) / (1 + bias**2), with no square that overflows."""
     scale = max(1.0, abs(bias))
     return (z + bias) / scale / (1 / scale / scale + (bias / scale) * (bias / scale)) / scale

@@ -53,11 +53,11 @@ def agreement(a, b, bias):
 
 @pytest.mark.parametrize(
     ("kind", "bias"),
-    [("equal", 0), ("one dominates", 0), ("decades", 0), ("one dominates", 1), ("decades", -1)],
+    [("equal", 0), ("one dominates", 0), ("decades", 0), ("one dominates", 1)],
 )
 def test_against_exact_rationals(call, kind, bias):
     """n = 1,000 at order 8, where power sums lose every digit if one relevance dominates. With a
-    bias of one u is 2 where both masks lack a feature, or have it, and else 0."""
+    bias of one u is 2 where both masks lack a feature, and else 0."""
     n, orders = 1000, 8
     rng = np.random.default_rng(1)
     numerators = {
@@ -76,9 +76,7 @@ def test_against_exact_rationals(call, kind, bias):
     largest = exact_polynomials(values, orders)
     for i in range(4):
         for j in range(4):
-            u = {0: 1 - 2 * (dense[i] ^ dense[j]), 1: 2 * ~(dense[i] | dense[j])}.get(
-                bias, 2 * (dense[i] & dense[j])
-            )
+            u = 2 * ~(dense[i] | dense[j]) if bias else 1 - 2 * (dense[i] ^ dense[j])
             pair = exact_polynomials([v * int(x) for v, x in zip(values, u, strict=True)], orders)
             # int / int is correctly rounded in Python, whatever the size
             want = sum(

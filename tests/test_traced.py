@@ -70,7 +70,10 @@ FURTHER = {  # the ops without gradients: their arguments, and options
         {"group": torch.tensor([0, 1], dtype=torch.int32), "groups": 2},
     ),
     "superset_sums": lambda: ((words(5, 1) & 0xFF, numbers(5), numbers(2, 9)), {}),
-    "anova_kernel": lambda: ((words(4, 1), words(3, 1), numbers(9).abs(), numbers(3)), {}),
+    "anova_kernel": lambda: (
+        (words(4, 1), words(3, 1), numbers(9).abs(), numbers(3)),
+        {"bias": 1.0},
+    ),
     "anova_kernel_grad": lambda: (
         (words(4, 1), words(3, 1), numbers(9).abs(), numbers(3), numbers(4, 3)),
         {},
