@@ -131,7 +131,8 @@ class Tile {
   const bool keep_;
   const int64_t top_, bottom_;
   std::vector<int64_t> places_;
-  std::vector<double> table_, kept_;
+  std::vector<double> table_;
+  std::vector<double> kept_;  // never empty where kept, for null says that nothing is
 };
 
 // bias w of a feature outside of a term, by the bit of the mask; one inside adds nothing there.

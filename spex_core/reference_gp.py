@@ -1,6 +1,6 @@
-"""The kernel of the Gaussian process in plain torch: the specification.
+"""The kernels of the Gaussian process in plain torch: the specification.
 
-Written for clarity at small sizes; ops.py says what the arguments are and checks them.
+Written for clarity at small sizes; ops_gp.py says what the arguments are and checks them.
 """
 
 from __future__ import annotations

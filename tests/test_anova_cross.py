@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from test_anova_kernel import EPS, exact_polynomials
 
 from spex_core import masks, ops, reference_gp
 from spex_core.errors import BackendUnavailable
 
 pytestmark = pytest.mark.op("anova_cross")
 
-EPS = np.finfo(np.float64).eps
 # (S, T, n, orders): either side of a vector pair, of a tile of 32 rows, of a word
 SIZES = [
     (1, 1, 1, 1),
@@ -70,15 +70,6 @@ def test_against_all_sets(call, orders, bias):
     np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-13 * abs(covariance).max())
     assert abs(want).max() > 1e-3
     assert (got[sizes > orders] == 0).all()
-
-
-def exact_polynomials(x, orders):
-    """e_0 .. e_orders of integers of any size, with no rounding."""
-    e = [1] + [0] * orders
-    for value in x:
-        for d in range(orders, 0, -1):
-            e[d] += value * e[d - 1]
-    return e
 
 
 @pytest.mark.parametrize("kind", ["one dominates", "decades"])
