@@ -31,6 +31,7 @@ CENTRES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.02, 0.02, 0.02)
 ORDER_SPREAD = 1.5
 NOISE, NOISE_SPREAD = 0.1, 1.5
 START_NOISE = 0.2
+DIAGONAL = 32  # masks whose variances are found together
 STEP = 0.01  # of the objective, in nats: one that gains less is the last
 
 
@@ -41,41 +42,83 @@ class Taste:
     Attributes:
         orders: the largest order of a term, 1 to 8.
         spread: standard deviation of the log relevances; 0 keeps all relevances equal.
+        bias: 0 where Fourier coefficients are independent, >= 0; 1 where effects of features removed
+        together are (`Anova`).
     """
 
     orders: int
     spread: float
+    bias: float = 0.0
+
+    @property
+    def name(self) -> str:
+        biased = f" bias {self.bias:g}" if self.bias else ""
+        return f"order {self.orders} spread {self.spread:g}{biased}"
 
 
 @dataclass(frozen=True, eq=False)
 class Anova:
-    """A prior on the spectrum: Var F[k] = variances[|k|] prod_(i in k) relevances[i] / e_|k|.
+    """A prior on the spectrum: f = sum_k G[k] prod_(i in k) (z_i + bias) / sqrt(1 + bias**2) with
+    Var G[k] = variances[|k|] prod_(i in k) relevances[i] / e_|k|, and z_i = -1 where a mask has
+    feature i, 1 where not. Without a bias G is F; a bias of 1 leaves the products of features that
+    a mask lacks, so that features removed together have effects of their own.
 
     Attributes:
         relevances: float64 (n,), the largest 1. variances: float64 (orders + 1,), 0 for the
-        constant, with a sum of 1.
+        constant, with a sum of 1. bias: >= 0.
     """
 
     relevances: Tensor
     variances: Tensor
+    bias: float = 0.0
 
     def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
-        given = (up(x, masks.device) for x in (self.relevances, self.variances))
-        return ops.anova_kernel(masks, others, *given)
+        return ops.anova_kernel(masks, others, *self._on(masks), bias=self.bias)
+
+    def diagonal(self, masks: Tensor) -> Tensor:
+        """The prior variance of the value at each mask, 1 in the mean: float64 (T,)."""
+        blocks = [self.covariance(rows, rows).diagonal() for rows in masks.split(DIAGONAL)]
+        return torch.cat(blocks)
+
+    def cross(self, masks: Tensor, support: Tensor) -> Tensor:
+        """The covariance of Fourier coefficients with values: float64 (S, T)."""
+        return ops.anova_cross(masks, support, *self._on(masks), bias=self.bias)
 
     def variance(self, terms: Terms) -> np.ndarray:
-        """The prior variance of each term: float64 (S,)."""
-        scales = self.scales()
-        by_order = np.append(scales, np.zeros(max(0, terms.sets.shape[1] + 1 - len(scales))))
-        return terms.product(self.relevances.numpy()) * by_order[terms.orders]
+        """The prior variance of each coefficient F[k], float64 (S,): the sum over the sets S that
+        contain k of Var G[S] bias**(2 |S| - 2 |k|) / (1 + bias**2)**|S|. As a covariance, with the
+        empty mask and a bias of bias**2."""
+        square = self.bias**2
+        packed, size = terms.packed(), (1.0 + square**2) / (1.0 + square) ** 2
+        given = self.relevances, self._scaled(size)
+        empty = packed.new_zeros(1, packed.shape[1])
+        return ops.anova_cross(empty, packed, *given, bias=square)[:, 0].numpy()
 
-    def scales(self) -> np.ndarray:
-        """variances[d] / e_d(relevances), 0 where no d features are relevant: (orders + 1,)."""
-        e = np.zeros(len(self.variances))
-        e[0] = 1.0
-        for relevance in self.relevances.tolist():
-            e[1:] += relevance * e[:-1]
-        return np.divide(self.variances.numpy(), e, out=np.zeros_like(e), where=e > 0)
+    def in_pairs(self, masks: Tensor) -> Tensor:
+        """The covariance of a value with any F[i, j], over relevances[i] relevances[j] w_i w_j as in
+        ops.anova_cross, but for the larger sets that have i or j twice: float64 (T,)."""
+        e = elementary(self.relevances.numpy(), len(self.variances) - 1)
+        scales = np.divide(self.variances.numpy(), e, out=np.zeros_like(e), where=e > 0)
+        shares = scales[2:] * e[:-2] * (self.bias / (1.0 + self.bias)) ** np.arange(len(e) - 2)
+        given = up(self.relevances, masks.device), up(torch.from_numpy(shares), masks.device)
+        empty = masks.new_zeros(1, masks.shape[1])  # where a factor is w_i (1 + bias)
+        return ops.anova_kernel(masks, empty, *given, bias=self.bias)[:, 0]
+
+    def _scaled(self, size: float) -> Tensor:
+        """The variances where each factor of a product counts `size` times as much."""
+        return self.variances * size ** torch.arange(len(self.variances), dtype=torch.float64)
+
+    def _on(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        return up(self.relevances, masks.device), up(self.variances, masks.device)
+
+
+def elementary(relevances: np.ndarray, orders: int) -> np.ndarray:
+    """The elementary symmetric polynomials: float64 (n,) -> (orders + 1,)."""
+    e = np.zeros(orders + 1)
+    e[0] = 1.0
+    for relevance in relevances.tolist():
+        e[1:] += relevance * e[:-1]
+    return e
 
 
 def linear(n: int) -> Anova:
@@ -107,12 +150,12 @@ def start_of(n: int, taste: Taste) -> Tensor:
     return torch.cat([torch.zeros(n, dtype=torch.float64), torch.tensor(logs, dtype=torch.float64)])
 
 
-def kernel_of(theta: Tensor, n: int) -> Anova:
+def kernel_of(theta: Tensor, n: int, bias: float = 0.0) -> Anova:
     """The prior that theta names, the noise left out, with a total of 1."""
     relevances = (theta[:n] - theta[:n].max()).exp()
     variances = theta[n:-1].exp()
     zero = torch.zeros(1, dtype=torch.float64)
-    return Anova(relevances, torch.cat([zero, variances / variances.sum()]))
+    return Anova(relevances, torch.cat([zero, variances / variances.sum()]), bias)
 
 
 def negative_log_posterior(
@@ -124,7 +167,7 @@ def negative_log_posterior(
     variances = torch.cat([torch.ones(1, dtype=torch.float64), theta[n:-1].exp()])
     noise = float(theta[-1].exp())
     given = up(relevances, masks.device), up(variances, masks.device)
-    matrix = ops.anova_kernel(masks, masks, *given)
+    matrix = ops.anova_kernel(masks, masks, *given, bias=taste.bias)
     matrix.diagonal().add_(noise + FLOOR)
     with one_thread():
         factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -134,7 +177,7 @@ def negative_log_posterior(
         dual = inverse @ values
         value = 0.5 * float(values @ dual) + float(factor.diagonal().log().sum())
         slope = inverse.addmm_(dual[:, None], dual[None], alpha=-1.0)  # twice d value / d matrix
-    found = ops.anova_kernel_grad(masks, masks, *given, slope)
+    found = ops.anova_kernel_grad(masks, masks, *given, slope, bias=taste.bias)
     by_relevance, by_variance = (down(x) for x in found)
     gradient = 0.5 * torch.cat(
         [

@@ -35,16 +35,14 @@ class AutoRecipe:
 
     Attributes:
         parts: shares are multiples of 1 / parts.
-        towards: shares of the members, of MEMBERS, where the samples left out do not tell.
-        strength: samples left out that tell as much as `towards` does.
+        strength: samples left out that tell as much as the preference for the last member does.
         worse: by how much R2 out of fold may be below that of the best member.
         clip: squared errors count up to so many times their mean, lest one sample decide.
         most_linear: features up to which a linear fit is a member of its own.
     """
 
     parts: int = 20
-    towards: tuple[float, float, float] = (0.05, 0.25, 0.7)
-    strength: float = 200.0
+    strength: float = 50.0
     worse: float = 0.005
     clip: float = 9.0
     most_linear: int = 4096
@@ -194,16 +192,14 @@ def shares_of(
 
     Of all shares in steps, those whose error is not above the best member's by more than `worse` of
     the variance; of them the least mean square error, over that of the best member, plus
-    strength / R times the squared distance to `towards`.
+    strength / R times the squared distance to the last member alone, GPSPEX if it is one.
     """
     grid = simplex(len(fits), recipe.parts)  # (G, members)
     squares = (grid @ (np.stack(list(fits.values())) - truth)) ** 2  # (G, R)
     single = squares[grid.max(1) == 1].mean(1).min()
     allowed = squares.mean(1) <= single + recipe.worse * truth.var()
     error = np.minimum(squares, recipe.clip * single).mean(1)
-    wanted = dict(zip(MEMBERS, recipe.towards, strict=True))
-    aim = np.array([wanted[name] for name in fits])
-    away = ((grid - aim / aim.sum()) ** 2).sum(1)
+    away = ((grid - np.eye(len(fits))[-1]) ** 2).sum(1)
     lost = error + single * recipe.strength / len(truth) * away
     chosen = grid[np.where(allowed, lost, np.inf).argmin()]
     return dict(zip(fits, chosen.tolist(), strict=True))

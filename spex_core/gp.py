@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import resident_fit
-from .anova import Anova, kernel_of, linear
+from .anova import Anova, linear
 from .checks import readable
 from .gp_folds import GP_DEFAULT, GpRecipe, Problem, Trial, compare, fit_tastes, spread_out, trial
 from .gp_prior import Listed, mixture_of
@@ -101,8 +101,7 @@ def spectra_of(masks: Tensor, y: Tensor, n: int, fold: np.ndarray, degree: int) 
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> GpFit:
-    """The mixture of priors or, where that predicts samples left out better, a linear fit; and some
-    of both where the mixture is not clearly better."""
+    """The mixture of priors and a linear fit, in the shares that samples left out speak for."""
     recipe, values = problem.recipe, problem.values
     if terms is None:
         terms = recipe.terms_of(len(values), problem.n)
@@ -131,7 +130,7 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
         predicted=predicted.in_units(mean, unit),
         stderr=process.stderr(kept, prior),
         r2_process=r2(truth, scored.whole),
-        missed=missed_share(process, coefs),
+        missed=missed_share(process, kept, coefs),
         process=process,
         whole=scored.whole * unit + mean,
     )
@@ -158,7 +157,7 @@ def hedged(fit: GpFit, problem: Problem, share: float, linear_level: float, term
         support=support,
         coefs=coefs,
         effective=min(effective, float(len(coefs))),
-        note=f"{fit.note}; with {share:.0%} of a linear fit, which may be as good",
+        note=f"{fit.note}; with {share:.0%} of a linear fit",
         stderr=stderr,
         missed=missed,
         process=with_others(process, 1.0 - share, [of_line]),
@@ -190,4 +189,4 @@ def final_priors(
             problem, problem.masks_at(rows), y - mean_of(y), starts, problem.recipe.steps[1]
         )
     priors = {"linear": linear(problem.n)} | problem.tree_priors(None)
-    return priors | {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
+    return priors | problem.kernels(thetas)

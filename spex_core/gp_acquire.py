@@ -19,10 +19,11 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .errors import check, check_int
-from .gp_process import BLOCK, Process
+from .gp_prior import BLOCK
+from .gp_process import Process
 from .prior import Terms
-from .ridge import one_thread, signs
-from .transfers import down, up
+from .ridge import one_thread
+from .transfers import down
 
 QUANTITIES = ("function", "first")
 CANDIDATES = 8  # for each mask asked for, and FEWEST at least
@@ -103,12 +104,7 @@ def chosen(process: Process, masks: Tensor, count: int, probes: Tensor | None) -
             solved[:, rows] = torch.linalg.solve_triangular(process.factor, inner, upper=False)
     if probes is None:
         single = Terms(n, np.arange(n, dtype=np.int32)[:, None])
-        given = single.packed(), torch.from_numpy(mixture.variance(single))[:, None]
-        support, prior = (up(x, masks.device) for x in given)
-        at_samples, at_masks = (
-            signs(ops.parity_bits(x, support), len(x)).double() * prior
-            for x in (process.masks, masks)
-        )
+        at_samples, at_masks = (mixture.cross(x, single) for x in (process.masks, masks))
     else:
         probes = process.there(probes)
         at_samples = mixture.covariance(probes, process.masks)
@@ -122,7 +118,7 @@ def chosen(process: Process, masks: Tensor, count: int, probes: Tensor | None) -
         own = mixture.covariance(masks[j : j + 1], masks)[0]
         return down(own - solved[:, j] @ solved)
 
-    variance = 2.0 - solved.square().sum(0)  # the mixture and the constant have 1 each
+    variance = mixture.diagonal(masks) - solved.square().sum(0)
     with one_thread():
         return greedy(column, down(variance), down(at_masks), process.level, count)
 

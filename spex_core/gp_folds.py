@@ -22,7 +22,7 @@ class GpRecipe:
     """The choices of the fit.
 
     Attributes:
-        spreads: (order, spread) of the ANOVA kernels; an order of 0 is the degree asked for.
+        kernels: (order, spread, bias) of the ANOVA kernels; an order of 0 is the degree asked for.
         folds: parts that the samples are dealt into, fewest and most; dealt: samples of all folds
         together where the number lies between.
         compared: samples to fit and to predict where priors are compared, at most; compared_folds:
@@ -32,9 +32,9 @@ class GpRecipe:
         temperature: of the shares of the priors, as in ProxySPEX. clip: squared errors count up to
         so many times their mean there, lest one sample decide. caution: standard errors that a
         larger level may cost.
-        hedge: share of a linear fit in the result where the terms are not clearly better on samples
-        left out. clear: standard errors that this takes, of squared errors, or else of ranks, which
-        rare large values do not hide it from.
+        hedge: z0 and b. Where the terms are better on samples left out than a linear fit by z
+        standard errors, the share of a linear fit in the result is 1 / (1 + exp(b (z - z0))).
+        least: a share below that, of either, is none.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
@@ -42,7 +42,12 @@ class GpRecipe:
         most_single: features up to which all of them have a place among the terms.
     """
 
-    spreads: tuple[tuple[int, float], ...] = ((2, 0.7), (0, 0.5), (0, 1.0), (0, 2.0))
+    kernels: tuple[tuple[int, float, float], ...] = (
+        (2, 0.7, 0.0),
+        (0, 0.5, 1.0),
+        (0, 0.5, 0.0),
+        (0, 2.0, 0.0),
+    )
     folds: tuple[int, int] = (4, 8)
     dealt: int = 1200
     compared: int = 600
@@ -51,10 +56,10 @@ class GpRecipe:
     fitted: int = 1500
     steps: tuple[int, int] = (10, 15)
     temperature: float = 12.0
-    clip: float = 9.0
+    clip: float = 16.0
     caution: float = 0.25
-    hedge: float = 0.4
-    clear: tuple[float, float] = (2.0, 6.0)
+    hedge: tuple[float, float] = (0.5, 1.2)
+    least: float = 0.01
     listed: int = 1024
     candidates: int = 2048
     hidden: float = 1.0
@@ -65,8 +70,8 @@ class GpRecipe:
 
     def tastes(self, degree: int) -> list[Taste]:
         """Without repetitions where the degree is small."""
-        pairs = {(min(order or degree, degree), spread): None for order, spread in self.spreads}
-        return [Taste(order, spread) for order, spread in pairs if order > 1 or degree == 1]
+        tastes = (Taste(min(order or degree, degree), *rest) for order, *rest in self.kernels)
+        return [taste for taste in dict.fromkeys(tastes) if taste.orders > 1 or degree == 1]
 
     def folds_of(self, samples: int) -> int:
         fewest, most = self.folds
@@ -114,6 +119,11 @@ class Problem:
         small = len(self.values) <= self.recipe.compared
         return range(count if small else min(count, self.recipe.compared_folds))
 
+    def kernels(self, thetas: dict[str, Tensor]) -> dict[str, Anova]:
+        """The ANOVA kernels that have been fitted."""
+        bias = {taste.name: taste.bias for taste in self.recipe.tastes(self.degree)}
+        return {name: kernel_of(theta, self.n, bias[name]) for name, theta in thetas.items()}
+
     def tree_priors(self, k: int | None) -> dict[str, Listed]:
         """What the trees outside fold k say, or all trees: the priors of ProxySPEX but the linear
         one, each on its likeliest terms."""
@@ -154,7 +164,7 @@ def trial(problem: Problem, k: int) -> Trial:
     y = y - mean_of(y)
     thetas = fit_tastes(problem, masks, y, {}, problem.recipe.steps[0])
     priors = {"linear": linear(problem.n)} | problem.tree_priors(k)
-    priors |= {name: kernel_of(theta, problem.n) for name, theta in thetas.items()}
+    priors |= problem.kernels(thetas)
     rows = problem.masks_at(torch.cat([inside, outside]))
     covariances = {
         name: prior.covariance(rows, masks).add_(1.0).float() for name, prior in priors.items()
@@ -170,13 +180,12 @@ def fit_tastes(
     out: dict[str, Tensor] = {}
     before: Tensor | None = None
     for taste in problem.recipe.tastes(problem.degree):
-        name = f"order {taste.orders} spread {taste.spread:g}"
-        if starts and name not in starts:
+        if starts and taste.name not in starts:
             continue
-        start = starts.get(name)
+        start = starts.get(taste.name)
         if start is None and before is not None and len(before) == problem.n + taste.orders + 1:
             start = before
-        out[name] = before = fit_anova(masks, values, problem.n, taste, start, steps)
+        out[taste.name] = before = fit_anova(masks, values, problem.n, taste, start, steps)
     return out
 
 

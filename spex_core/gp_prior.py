@@ -1,12 +1,14 @@
 """Stage 4'' of GPSPEX: a mixture of priors on the spectrum, and the terms that it holds likeliest.
 
 A prior says how large the coefficient of each term is expected to be, and so how alike the values
-of two masks are: K(m, m') = sum_k Var F[k] (-1)**<k, m xor m'>. There are two kinds, ANOVA kernels
-(anova.py) and the spectrum of boosted trees (prior.py), each with a total variance of one.
+of two masks are: where coefficients are independent, K(m, m') = sum_k Var F[k] (-1)**<k, m xor m'>.
+There are two kinds, ANOVA kernels (anova.py), under which coefficients of sets that share features
+may go together, and the spectrum of boosted trees (prior.py). Each has a total variance of one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from .transfers import down, up
 
 MOST_PAIRED = 4096  # features, the most relevant ones, of which all pairs are looked at
 ROWS = 64  # of them, whose pairs are looked at together
+BLOCK = 1024  # terms, or masks, whose covariances are found at a time
 WIDEST = 64  # features by which a set of likely features is widened
 
 
@@ -59,18 +62,63 @@ class Mixture:
     shares: tuple[float, ...]
 
     def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
-        """float64 (T1, T2), on the device of the masks."""
+        """Of values: float64 (T1, T2), on the device of the masks."""
         out = torch.ones(len(masks), len(others), dtype=torch.float64, device=masks.device)
         for part, share in zip(self.parts, self.shares, strict=True):
             out.add_(part.covariance(masks, others), alpha=share)
         return out
 
-    def variance(self, terms: Terms) -> np.ndarray:
-        """The prior variance of each term, 1 for the constant: float64 (S,)."""
-        out = (terms.orders == 0).astype(float)
-        for part, share in zip(self.parts, self.shares, strict=True):
-            out += share * part.variance(terms)
+    def diagonal(self, masks: Tensor) -> Tensor:
+        """The variance of the value at each mask: float64 (T,), there."""
+        even = 1.0 + sum(share for part, share in self._parts() if not bias_of(part))
+        out = torch.full((len(masks),), even, dtype=torch.float64, device=masks.device)
+        for part, share in self.biased():
+            out.add_(part.diagonal(masks), alpha=share)
         return out
+
+    def variance(self, terms: Terms) -> np.ndarray:
+        """The prior variance of each coefficient: float64 (S,)."""
+        shared = (share * part.variance(terms) for part, share in self.biased())
+        return sum(shared, start=self._variance_alone(terms))
+
+    def cross(self, masks: Tensor, terms: Terms) -> Tensor:
+        """The covariance of coefficients with values: float64 (S, T), on the device of the masks."""
+        given = terms.packed(), torch.from_numpy(self._variance_alone(terms))
+        support, alone = (up(x, masks.device) for x in given)
+        out = signs(ops.parity_bits(masks, support), len(masks)).double() * alone[:, None]
+        for part, share in self.biased():
+            out.add_(part.cross(masks, support), alpha=share)
+        return out
+
+    def coefs(self, masks: Tensor, terms: Terms, dual: Tensor) -> Tensor:
+        """cross(masks, terms) @ dual, on the host, with no table of terms and masks: float64 (S,)."""
+        support = up(terms.packed(), masks.device)
+        out = down(ops.parity_adjoint(masks, support, dual))
+        out *= torch.from_numpy(self._variance_alone(terms))
+        for part, share in self.biased():
+            with one_thread():
+                sums = [part.cross(masks, rows) @ dual for rows in support.split(BLOCK)]
+            out.add_(down(torch.cat(sums)), alpha=share)
+        return out
+
+    def biased(self) -> list[tuple[Anova, float]]:
+        """The priors under which coefficients are not independent, with their shares."""
+        return [(part, share) for part, share in kernels_of(self) if part.bias]
+
+    def _variance_alone(self, terms: Terms) -> np.ndarray:
+        """Of each coefficient by itself, 1 for the constant, under the priors that have no bias."""
+        out = (terms.orders == 0).astype(float)
+        for part, share in self._parts():
+            if not bias_of(part):
+                out += share * part.variance(terms)
+        return out
+
+    def _parts(self) -> Iterator[tuple[Anova | Listed, float]]:
+        return zip(self.parts, self.shares, strict=True)
+
+
+def bias_of(part: Anova | Listed) -> float:
+    return part.bias if isinstance(part, Anova) else 0.0
 
 
 def mixture_of(priors: dict[str, Anova | Listed], shares: dict[str, float]) -> Mixture:
@@ -126,23 +174,33 @@ def _width(part: Anova | Listed) -> int:
 def _best_pairs(
     kernels: list[tuple[Anova, float]], masks: Tensor, dual: Tensor, n: int, most: int
 ) -> np.ndarray:
-    """The pairs of largest coefficient: int32 (S, 2). Some rows of the table of all pairs at once,
-    of which those stay that may be among the largest."""
+    """The pairs of largest coefficient, with a bias by `Anova.in_pairs`: int32 (S, 2). Some rows of
+    the table of all pairs at once, of which those stay that may be among the largest."""
     relevance = sum(share * part.relevances for part, share in kernels).numpy()
     few = np.sort(np.argsort(-relevance, kind="stable")[:MOST_PAIRED])
     single = Terms(n, few[:, None].astype(np.int32)).packed()
     z = signs(ops.parity_bits(masks, up(single, masks.device)), len(masks)).double()  # (few, T)
-    scales = [share * part.scales()[2] for part, share in kernels]
-    rhos = [part.relevances.numpy()[few] for part, _ in kernels]
+    even = [
+        (share * float(part.in_pairs(masks[:1])), part.relevances.numpy()[few])
+        for part, share in kernels
+        if not part.bias  # the same at all masks
+    ]
+    # Factors of the features, weights of the samples, scales and relevances of the priors
+    tables = [(z, dual, even)] if even else []
+    for part, share in kernels:
+        if part.bias:
+            factors = z.add(part.bias).div_(1.0 + part.bias**2)
+            scaled = [(share, part.relevances.numpy()[few])]
+            tables.append((factors, dual * part.in_pairs(masks), scaled))
     pairs, size = np.zeros((0, 2), np.int32), np.zeros(0)
     for start in range(0, len(few), ROWS):
         rows = slice(start, start + ROWS)
-        with one_thread():
-            sums = down((z[rows] * dual) @ z[start:].T)
-        prior = sum(
-            x * np.outer(rho[rows], rho[start:]) for x, rho in zip(scales, rhos, strict=True)
-        )
-        block = np.abs(prior * sums.numpy())
+        block = np.zeros((len(few[rows]), len(few) - start))
+        for factors, weights, priors in tables:
+            with one_thread():
+                sums = down((factors[rows] * weights) @ factors[start:].T).numpy()
+            block += sums * sum(scale * np.outer(rho[rows], rho[start:]) for scale, rho in priors)
+        block = np.abs(block)
         block[:, : len(block)][np.tril_indices(len(block))] = -1.0  # each pair once
         at = np.flatnonzero(block >= (size[-1] if len(size) == most else 0.0))
         row, column = np.divmod(at, block.shape[1])
@@ -167,30 +225,4 @@ def _widened(part: Anova, most: int) -> list[np.ndarray]:
         sets, weight = np.column_stack([sets[rows[top]], added[top]]), joined[top]
         if d >= 3 and part.variances[d] > 0:
             out.append(order[sets].astype(np.int32))
-    return out
-
-
-def energy_by_order(mixture: Mixture, masks: Tensor, dual: Tensor) -> Tensor:
-    """The energy sum F[k]**2 over all sets of each order, of the coefficients
-    F[k] = Var F[k] sum_t dual[t] (-1)**<k, m_t> under the ANOVA kernels of a mixture: float64
-    (orders + 1,), exact though no term is listed.
-
-    The square of a sum of priors is a sum over pairs of them, and the product of two ANOVA priors
-    is one again, with the products of their relevances.
-    """
-    kernels = kernels_of(mixture)
-    width = max((_width(part) for part, _ in kernels), default=0)
-    out = torch.zeros(width + 1, dtype=torch.float64)
-    weights = torch.outer(dual, dual)
-    for i, (a, share) in enumerate(kernels):
-        for b, other in kernels[: i + 1]:
-            size = min(len(a.variances), len(b.variances))
-            product = a.relevances * b.relevances
-            both = Anova(product, torch.ones(size, dtype=torch.float64))
-            given = up(product, masks.device), up(both.variances, masks.device)
-            sums = down(ops.anova_kernel_grad(masks, masks, *given, weights)[1])
-            scale = torch.from_numpy(a.scales()[:size] * b.scales()[:size])
-            norms = torch.from_numpy(1.0 / np.maximum(both.scales(), np.finfo(float).tiny))
-            norms[torch.from_numpy(both.scales()) == 0] = 0.0
-            out[:size] += (1 if a is b else 2) * share * other * scale * norms * sums
     return out

@@ -1,5 +1,5 @@
 """Stage 6'' of GPSPEX: the posterior of a set function given its values at some masks, and its
-spectrum in closed form, F[k] = Var F[k] sum_t dual[t] (-1)**<k, m_t>."""
+spectrum in closed form, F[k] = sum_t dual[t] cov(F[k], f(m_t))."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from . import masks as bits
 from . import ops
-from .gp_prior import Mixture, energy_by_order, kernels_of, likely_terms, listed_terms
+from .gp_prior import BLOCK, Mixture, likely_terms
 from .left_out import mean_of
 from .prior import Terms
 from .proxy import DUST
-from .ridge import one_thread, signs
+from .ridge import one_thread
 from .transfers import down, up
 
-BLOCK = 1024  # terms, or masks, whose standard errors are found at a time
+PROBES, PROBE = 1024, 34  # masks at which a result is held against its process, and their stream
+DOUBT = 2.0  # standard errors of what is found there
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class Process:
             if not stderr:
                 return mean, np.zeros(0)
             known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
-            variance = 2.0 - down(known.square().sum(0))  # the mixture and the constant have 1 each
+            variance = down(self.mixture.diagonal(rows) - known.square().sum(0))
         variance = self.scale * (variance.clamp(min=0.0) + self.level).numpy()
         return mean, self.unit * np.sqrt(variance + ((mean - own) / self.unit) ** 2)
 
@@ -123,27 +124,22 @@ class Process:
     def coefs(self, terms: Terms) -> tuple[Tensor, np.ndarray]:
         """The posterior mean of F[k] over `unit`, the mean of the values left out, and the prior
         variances: float64 (S,) each."""
-        prior = self.mixture.variance(terms)
-        support = up(terms.packed(), self.masks.device)
-        sums = down(ops.parity_adjoint(self.masks, support, self.dual))
-        return torch.from_numpy(prior) * sums, prior
+        return self.mixture.coefs(self.masks, terms, self.dual), self.mixture.variance(terms)
 
     def stderr(self, terms: Terms, prior: np.ndarray) -> Tensor:
         """The root mean square error of F[k]: its posterior variance, what is hidden, and what
         shrinking takes off, as seen on the process's own mean: float64 (S,)."""
-        out = torch.empty(len(prior), dtype=torch.float64)
-        packed = up(terms.packed(), self.masks.device)
+        out = torch.from_numpy(prior).clone()
         with one_thread():  # the mean of a process that is given what this one leaves
             again = torch.cholesky_solve(self.level * self.dual[:, None], self.factor)[:, 0]
-        shrunk = torch.from_numpy(prior) * down(ops.parity_adjoint(self.masks, packed, again))
+        shrunk = self.mixture.coefs(self.masks, terms, again)
         for start in range(0, len(out), BLOCK):
-            rows = slice(start, start + BLOCK)
-            x = signs(ops.parity_bits(self.masks, packed[rows]), len(self.masks)).double()
+            rows = np.arange(start, min(start + BLOCK, len(out)))
+            cross = self.mixture.cross(self.masks, terms[rows])
             with one_thread():
-                half = torch.linalg.solve_triangular(self.factor, x.T, upper=False)
-                known = down(half.square().sum(0))
-            v = torch.from_numpy(prior[rows])
-            out[rows] = v * (1.0 - v * known).clamp(min=0.0) + self.hidden
+                known = torch.linalg.solve_triangular(self.factor, cross.T, upper=False)
+                out[rows] -= down(known.square().sum(0))
+        out = out.clamp(min=0.0) + self.hidden
         return (self.scale * out + shrunk.square()).sqrt() * self.unit
 
     def effective(self) -> float:
@@ -190,22 +186,13 @@ def spectrum(process: Process, terms: int, candidates: int) -> tuple[Terms, Tens
     return found[top], coefs[top], prior[top]
 
 
-def missed_share(process: Process, coefs: Tensor) -> float:
-    """The share of the variance of the process's mean that is not in these coefficients, the first
-    of which is the constant.
-
-    The energy under the ANOVA kernels is known without a list of terms; on the terms that trees
-    list, it is replaced by what the coefficients are under all priors.
-    """
-    mixture = process.mixture
-    total = float(energy_by_order(mixture, process.masks, process.dual)[1:].sum())
-    if len(sets := listed_terms(mixture).sets):
-        listed = Terms(process.n, sets)
-        both, prior = process.coefs(listed)
-        alone = sum(
-            (share * part.variance(listed) for part, share in kernels_of(mixture)),
-            start=np.zeros(len(prior)),
-        )
-        share = torch.from_numpy(np.divide(alone, prior, out=np.zeros_like(prior), where=prior > 0))
-        total += float((both.square() - (both * share).square()).sum())
-    return max(0.0, 1.0 - float(coefs[1:].square().sum()) / total) if total > 0 else 0.0
+def missed_share(process: Process, terms: Terms, coefs: Tensor) -> float:
+    """The share of the variance of the process's mean that is not in these coefficients, which are
+    over `unit`, as seen at uniform masks, and two standard errors more; in [0, 1]."""
+    rows = process.there(ops.uniform_masks(PROBES, process.n, seed=0, stream=PROBE))
+    alone = dataclasses.replace(process, mean=0.0, unit=1.0, share=1.0, rest=None)
+    mean, _ = alone.predict_there(rows, stderr=False)
+    given = process.there(terms.packed()), process.there(coefs)
+    left = (mean - down(ops.parity_predict(rows, *given)).numpy()) ** 2
+    missed = left.mean() + DOUBT * left.std() / len(left) ** 0.5
+    return min(1.0, float(missed / mean.var())) if mean.any() else 0.0

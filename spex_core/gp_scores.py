@@ -26,8 +26,8 @@ class Scores:
 
     Attributes:
         straight: the share of a linear fit that the result is to have.
-        surprise: of the result's process, the mean square of the errors over their standard
-        deviations, one where those are right.
+        surprise: of the result's process, by how much squared errors are above their variances, one
+        where those are right.
         predicted: the samples, and what the result and a linear fit make of them.
         whole: float64 (R,), what the result makes of them before small terms are left out.
     """
@@ -36,6 +36,42 @@ class Scores:
     surprise: float
     predicted: LeftOut
     whole: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What is made of a fold by fits that have not seen it.
+
+    Attributes:
+        rows: int64 (R,), the samples. masks: theirs, packed (R, W).
+        process, linear: of the mixture and of a linear fit.
+    """
+
+    rows: np.ndarray
+    masks: Tensor
+    process: Prediction
+    linear: Prediction
+
+    def both(self, share: float, terms: int) -> np.ndarray:
+        """What the result makes of them that has so much of the linear fit: float64 (R,)."""
+        parts = [(1.0 - share, self.process), (share, self.linear)]
+        parts = [(part, one) for part, one in parts if part]
+        support, coefs = added([(one.support, part * one.coefs) for part, one in parts])
+        if len(coefs) > terms + 1:
+            return values_at(self.masks, *strongest(support, coefs, terms))
+        return sum(part * one.kept for part, one in parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """By one process: values and their standard errors, float64 (R,), and the values by its largest
+    terms, which are packed int64 (S, W) and float64 (S,)."""
+
+    whole: np.ndarray
+    stderr: np.ndarray
+    kept: np.ndarray
+    support: Tensor
+    coefs: Tensor
 
 
 def score(
@@ -53,77 +89,60 @@ def score(
         predictions(problem, one, mixture_of(one.priors, shares), level, linear_level, terms)
         for one in trials[: -(-problem.recipe.scored * folds // len(problem.values))]
     ]
-    by = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    values = problem.values.numpy()[by["rows"]]
-    squares = {name: (by[name] - values) ** 2 for name in ("process", "terms", "linear", "line")}
-    straight = share_of_line(squares["terms"], squares["line"], problem.recipe)
-    if straight < 1.0 and problem.n > terms:
-        straight = 0.0
-    process = "linear" if straight == 1.0 else "process"
-    fitted = {0.0: by["terms"], 1.0: by["line"]}.get(straight, by["both"])
-    stderr = np.maximum(by[f"{process} stderr"], LEAST_STDERR)
+    rows = np.concatenate([part.rows for part in parts])
+    values = problem.values.numpy()[rows]
+    kept, line = (
+        np.concatenate([getattr(part, name).kept for part in parts]) for name in ("process", "linear")
+    )
+    straight = share_of_line((kept - values) ** 2, (line - values) ** 2, problem.recipe)
+    if problem.n > terms:
+        straight = float(straight > 0.5)
+    base = "linear" if straight == 1.0 else "process"
+    whole, stderr = (
+        np.concatenate([getattr(getattr(part, base), name) for part in parts])
+        for name in ("whole", "stderr")
+    )
+    linear = np.concatenate([part.linear.whole for part in parts])
+    both = np.concatenate([part.both(straight, terms) for part in parts])
     return Scores(
         straight=straight,
-        surprise=float((squares[process] / stderr**2).mean()),
-        predicted=LeftOut(by["rows"], fitted, by["linear"]),
-        whole=(1.0 - straight) * by["process"] + straight * by["linear"],
+        surprise=surprise((whole - values) ** 2, np.maximum(stderr, LEAST_STDERR) ** 2),
+        predicted=LeftOut(rows, both, linear),
+        whole=(1.0 - straight) * whole + straight * linear,
     )
 
 
 def share_of_line(terms: np.ndarray, line: np.ndarray, recipe: GpRecipe) -> float:
     """The share of a linear fit, from its squared errors and those of the terms on samples left
-    out, float64 (R,) each: all where it is better by more than the doubt, none where the terms
-    clearly are."""
+    out, float64 (R,) each: the logistic function of the standard errors between their means."""
     limit = recipe.clip * min(terms.mean(), line.mean())
     gain = np.minimum(line, limit) - np.minimum(terms, limit)
-    doubt = gain.std() / len(gain) ** 0.5
-    if gain.mean() < -recipe.caution * doubt:
-        return 1.0
-    errors, ranks = recipe.clear
-    clear = gain.mean() > errors * doubt or signed_ranks(np.sqrt(line) - np.sqrt(terms)) > ranks
-    return 0.0 if clear else recipe.hedge
+    doubt = max(gain.std() / len(gain) ** 0.5, np.finfo(float).tiny)
+    middle, slope = recipe.hedge
+    share = 1.0 / (1.0 + np.exp(np.clip(slope * (gain.mean() / doubt - middle), -50.0, 50.0)))
+    return float(round(share) if min(share, 1.0 - share) < recipe.least else share)
 
 
-def signed_ranks(differences: np.ndarray) -> float:
-    """Wilcoxon's statistic in standard deviations: float64 (R,) -> how much is above zero."""
-    rank = np.argsort(np.argsort(np.abs(differences), kind="stable"), kind="stable") + 1.0
-    return float(np.sign(differences) @ rank / np.linalg.norm(rank))
+def surprise(squares: np.ndarray, variances: np.ndarray) -> float:
+    """By how much squared errors are above their variances, one where those are right: in the mean
+    over samples, or of the means where that is more, since few samples may have nearly all."""
+    return float(max((squares / variances).mean(), squares.mean() / variances.mean()))
 
 
 def predictions(
     problem: Problem, one: Trial, mixture: Mixture, level: float, linear_level: float, terms: int
-) -> dict[str, np.ndarray]:
-    """All samples in a fold, and what those outside it make of them: by the process and by a linear
-    fit, with their standard errors, by the largest terms of either ("terms", "line") and of their
-    sum ("both")."""
+) -> Predictions:
+    """All samples in a fold, by fits to those outside it."""
     inside, outside = problem.split(one.fold)
     masks, unseen = (problem.masks_at(rows) for rows in (inside, outside))
     y = problem.values[inside]
-    fitted = posterior(problem.n, masks, y, mixture, level)
-    mean, stderr = fitted.predict_there(unseen)
-    kept = transform_of(fitted, terms, problem.recipe)
-    from_terms = values_at(unseen, *kept)
-    linear = mixture_of(one.priors, {"linear": 1.0})
-    straight = posterior(problem.n, masks, y, linear, linear_level)
-    line, line_stderr = straight.predict_there(unseen)
-    kept_line, from_line = transform_of(straight, terms, problem.recipe), line
-    if problem.n > terms:
-        from_line = values_at(unseen, *kept_line)
-    share = problem.recipe.hedge
-    both = added([(kept[0], (1.0 - share) * kept[1]), (kept_line[0], share * kept_line[1])])
-    from_both = (1.0 - share) * from_terms + share * from_line
-    if len(both[1]) > terms + 1:
-        from_both = values_at(unseen, *strongest(*both, terms))
-    return {
-        "rows": outside.numpy(),
-        "process": mean,
-        "process stderr": stderr,
-        "terms": from_terms,
-        "linear": line,
-        "linear stderr": line_stderr,
-        "line": from_line,
-        "both": from_both,
-    }
+    found = []
+    for prior, noise in ((mixture, level), (mixture_of(one.priors, {"linear": 1.0}), linear_level)):
+        process = posterior(problem.n, masks, y, prior, noise)
+        mean, stderr = process.predict_there(unseen)
+        kept = transform_of(process, terms, problem.recipe)
+        found.append(Prediction(mean, stderr, values_at(unseen, *kept), *kept))
+    return Predictions(outside.numpy(), unseen, *found)
 
 
 def transform_of(process: Process, terms: int, recipe: GpRecipe) -> tuple[Tensor, Tensor]:

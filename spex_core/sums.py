@@ -36,7 +36,7 @@ def errors_of(process: Process, support: Tensor, coefs: Tensor) -> tuple[Tensor,
     share of the variance of its mean in terms that are not among these."""
     terms = terms_of(support, process.n, max(1, int(bits.orders(support).max())))
     means, prior = process.coefs(terms)
-    missed = missed_share(process, means)
+    missed = missed_share(process, terms, means)
     means = means * process.unit
     means[0] += process.mean
     return (process.stderr(terms, prior).square() + (coefs - means).square()).sqrt(), missed
