@@ -42,8 +42,8 @@ class Taste:
     Attributes:
         orders: the largest order of a term, 1 to 8.
         spread: standard deviation of the log relevances; 0 keeps all relevances equal.
-        bias: 0 where Fourier coefficients are independent, >= 0; 1 where effects of features removed
-        together are (`Anova`).
+        bias: >= 0; 0 where Fourier coefficients are independent, 1 where effects of features that
+        are removed together are (`Anova`).
     """
 
     orders: int
@@ -95,8 +95,8 @@ class Anova:
         return ops.anova_cross(empty, packed, *given, bias=square)[:, 0].numpy()
 
     def in_pairs(self, masks: Tensor) -> Tensor:
-        """The covariance of a value with any F[i, j], over relevances[i] relevances[j] w_i w_j as in
-        ops.anova_cross, but for the larger sets that have i or j twice: float64 (T,)."""
+        """The covariance of a value with F[i, j], over relevances[i] relevances[j] w_i w_j as in
+        ops.anova_cross, if sets that have i or j twice counted too: float64 (T,)."""
         e = elementary(self.relevances.numpy(), len(self.variances) - 1)
         scales = np.divide(self.variances.numpy(), e, out=np.zeros_like(e), where=e > 0)
         shares = scales[2:] * e[:-2] * (self.bias / (1.0 + self.bias)) ** np.arange(len(e) - 2)

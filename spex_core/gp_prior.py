@@ -82,7 +82,7 @@ class Mixture:
         return sum(shared, start=self._variance_alone(terms))
 
     def cross(self, masks: Tensor, terms: Terms) -> Tensor:
-        """The covariance of coefficients with values: float64 (S, T), on the device of the masks."""
+        """The covariance of coefficients with values: float64 (S, T), where the masks are."""
         given = terms.packed(), torch.from_numpy(self._variance_alone(terms))
         support, alone = (up(x, masks.device) for x in given)
         out = signs(ops.parity_bits(masks, support), len(masks)).double() * alone[:, None]
@@ -91,7 +91,7 @@ class Mixture:
         return out
 
     def coefs(self, masks: Tensor, terms: Terms, dual: Tensor) -> Tensor:
-        """cross(masks, terms) @ dual, on the host, with no table of terms and masks: float64 (S,)."""
+        """cross(masks, terms) @ dual, on the host, some terms at a time: float64 (S,)."""
         support = up(terms.packed(), masks.device)
         out = down(ops.parity_adjoint(masks, support, dual))
         out *= torch.from_numpy(self._variance_alone(terms))

@@ -21,6 +21,7 @@ from .transfers import down, up
 
 PROBES, PROBE = 1024, 34  # masks at which a result is held against its process, and their stream
 DOUBT = 2.0  # standard errors of what is found there
+ROUNDING = 1e-24  # a variance of a mean that is none, where that of the values is 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,5 +195,5 @@ def missed_share(process: Process, terms: Terms, coefs: Tensor) -> float:
     mean, _ = alone.predict_there(rows, stderr=False)
     given = process.there(terms.packed()), process.there(coefs)
     left = (mean - down(ops.parity_predict(rows, *given)).numpy()) ** 2
-    missed = left.mean() + DOUBT * left.std() / len(left) ** 0.5
-    return min(1.0, float(missed / mean.var())) if mean.any() else 0.0
+    missed, total = left.mean() + DOUBT * left.std() / len(left) ** 0.5, mean.var()
+    return min(1.0, float(missed / total)) if total > ROUNDING else 0.0

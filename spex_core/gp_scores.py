@@ -54,12 +54,13 @@ class Predictions:
 
     def both(self, share: float, terms: int) -> np.ndarray:
         """What the result makes of them that has so much of the linear fit: float64 (R,)."""
+        if share in (0.0, 1.0):
+            return (self.linear if share else self.process).kept
         parts = [(1.0 - share, self.process), (share, self.linear)]
-        parts = [(part, one) for part, one in parts if part]
         support, coefs = added([(one.support, part * one.coefs) for part, one in parts])
         if len(coefs) > terms + 1:
             return values_at(self.masks, *strongest(support, coefs, terms))
-        return sum(part * one.kept for part, one in parts)
+        return (1.0 - share) * self.process.kept + share * self.linear.kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,22 +92,19 @@ def score(
     ]
     rows = np.concatenate([part.rows for part in parts])
     values = problem.values.numpy()[rows]
-    kept, line = (
-        np.concatenate([getattr(part, name).kept for part in parts]) for name in ("process", "linear")
-    )
+    kept = np.concatenate([part.process.kept for part in parts])
+    line = np.concatenate([part.linear.kept for part in parts])
     straight = share_of_line((kept - values) ** 2, (line - values) ** 2, problem.recipe)
     if problem.n > terms:
         straight = float(straight > 0.5)
-    base = "linear" if straight == 1.0 else "process"
-    whole, stderr = (
-        np.concatenate([getattr(getattr(part, base), name) for part in parts])
-        for name in ("whole", "stderr")
-    )
     linear = np.concatenate([part.linear.whole for part in parts])
     both = np.concatenate([part.both(straight, terms) for part in parts])
+    base = [part.linear if straight == 1.0 else part.process for part in parts]
+    whole = np.concatenate([one.whole for one in base])
+    variances = np.concatenate([np.maximum(one.stderr, LEAST_STDERR) ** 2 for one in base])
     return Scores(
         straight=straight,
-        surprise=surprise((whole - values) ** 2, np.maximum(stderr, LEAST_STDERR) ** 2),
+        surprise=surprise((whole - values) ** 2, variances),
         predicted=LeftOut(rows, both, linear),
         whole=(1.0 - straight) * whole + straight * linear,
     )
@@ -139,9 +137,10 @@ def predictions(
     found = []
     for prior, noise in ((mixture, level), (mixture_of(one.priors, {"linear": 1.0}), linear_level)):
         process = posterior(problem.n, masks, y, prior, noise)
-        mean, stderr = process.predict_there(unseen)
         kept = transform_of(process, terms, problem.recipe)
-        found.append(Prediction(mean, stderr, values_at(unseen, *kept), *kept))
+        values, stderr = process.predict_there(unseen)
+        assert stderr is not None  # they are asked for
+        found.append(Prediction(values, stderr, values_at(unseen, *kept), *kept))
     return Predictions(outside.numpy(), unseen, *found)
 
 

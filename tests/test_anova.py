@@ -44,47 +44,99 @@ def characters(dense, terms):
     return 1.0 - 2.0 * (dense.astype(np.int64) @ member[:, :-1].T % 2)
 
 
+def own_variance(kernel, terms):
+    """Var G[k], set by set."""
+    out = []
+    for k in terms.sets:
+        k = k[k < terms.n]
+        d, relevances = len(k), kernel.relevances.tolist()
+        if d >= len(kernel.variances):
+            out.append(0.0)
+            continue
+        every = sum(math.prod(relevances[i] for i in s) for s in combinations(range(terms.n), d))
+        share = math.prod(relevances[i] for i in k) / every if every else 0.0
+        out.append(float(kernel.variances[d]) * share)
+    return np.array(out)
+
+
+def prior_matrix(kernel, terms):
+    """The covariance of all coefficients, set by set: of k, the factor of z in the products of each
+    set that contains k."""
+    sets = [set(k[k < terms.n].tolist()) for k in terms.sets]
+    factor = np.zeros((len(sets), len(sets)))
+    for i, k in enumerate(sets):
+        for j, s in enumerate(sets):
+            if k <= s:
+                factor[i, j] = kernel.bias ** (len(s) - len(k)) / (1 + kernel.bias**2) ** (
+                    len(s) / 2
+                )
+    return (factor * own_variance(kernel, terms)) @ factor.T
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, 0.5])
 @pytest.mark.parametrize(("n", "orders"), [(5, 1), (6, 2), (7, 4), (3, 3), (8, 8)])
-def test_a_kernel_is_its_variances(n, orders):
+def test_a_kernel_is_the_covariance_of_its_coefficients(n, orders, bias):
     rng = np.random.default_rng(1)
-    packed, dense, _ = sample(max(n, 3), 20)
-    n = max(n, 3)
+    packed, dense, _ = sample(n, 40)
     kernel = Anova(
         torch.from_numpy(rng.random(n)),
         torch.from_numpy(np.append(0.0, rng.random(orders))),
+        bias,
     )
     terms = all_terms(n, orders)
-    variance, x = kernel.variance(terms), characters(dense, terms)
-    want = (x * variance) @ x.T
+    matrix, x = prior_matrix(kernel, terms), characters(dense, terms)
+    variance = kernel.variance(terms)
+    np.testing.assert_allclose(variance, matrix.diagonal(), atol=1e-14)
+    want = x @ matrix @ x.T
     np.testing.assert_allclose(kernel.covariance(packed, packed).numpy(), want, atol=1e-12)
-    by_order = np.bincount(terms.orders, weights=variance, minlength=orders + 1)
-    np.testing.assert_allclose(by_order, kernel.variances.numpy(), atol=1e-14)
+    np.testing.assert_allclose(kernel.diagonal(packed).numpy(), want.diagonal(), atol=1e-12)
+    cross = kernel.cross(packed, terms.packed()).numpy()
+    np.testing.assert_allclose(cross, matrix @ x.T, atol=1e-12)
+    assert variance.sum() == pytest.approx(float(kernel.variances.sum()))
     wider = Terms(n, np.pad(terms.sets, ((0, 0), (0, 2)), constant_values=n))
     np.testing.assert_array_equal(kernel.variance(wider), variance)
     too_large = Terms(n, np.arange(n, dtype=np.int32)[None])
     assert orders >= n or kernel.variance(too_large).tolist() == [0.0]
 
 
-def test_an_order_without_relevant_features_has_no_scale():
-    kernel = Anova(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 0.5, 0.25, 0.25]))
-    assert kernel.scales().tolist() == [0.0, 0.25, 0.25, 0.0]
-    assert linear(4).scales().tolist() == [0.0, 0.25]
+@pytest.mark.parametrize("bias", [0.0, 1.0, 0.5])
+def test_the_covariance_of_a_value_with_pairs(bias):
+    """Exact where no larger set contains the pair; else nearly, with many features."""
+    rng, n = np.random.default_rng(1), 30
+    packed, dense, _ = sample(n, 15)
+    pairs = Terms(n, np.array([[0, 1], [3, 17]], np.int32))
+    relevances = torch.from_numpy(rng.random(n))
+    for variances, near in (([0.0, 0.4, 0.6], 1e-12), ([0.0, 0.4, 0.3, 0.2, 0.1], 0.2)):
+        kernel = Anova(relevances, torch.tensor(variances, dtype=torch.float64), bias)
+        w = (1.0 - 2.0 * dense + bias) / (1.0 + bias**2)
+        each = np.stack([w[:, i] * w[:, j] * float(relevances[i] * relevances[j])
+                         for i, j in pairs.sets])  # fmt: skip
+        want = kernel.cross(packed, pairs.packed()).numpy()
+        got = each * kernel.in_pairs(packed).numpy()
+        np.testing.assert_allclose(got, want, atol=near * np.abs(want).max())
 
 
+def test_an_order_without_relevant_features_has_no_variance():
+    relevances = torch.tensor([1.0, 1.0, 0.0]).double()
+    kernel = Anova(relevances, torch.tensor([0.0, 0.5, 0.25, 0.25]).double())
+    by_order = np.bincount(all_terms(3, 3).orders, weights=kernel.variance(all_terms(3, 3)))
+    assert by_order.tolist() == [0.0, 0.5, 0.25, 0.0]
+    assert kernel.in_pairs(torch.zeros(1, 1, dtype=torch.int64)).tolist() == [0.25]
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
 @pytest.mark.parametrize("orders", [1, 2, 4])
-def test_the_objective_is_a_log_density(orders):
+def test_the_objective_is_a_log_density(orders, bias):
     """Of the values under a normal distribution made term by term, and of theta under its prior."""
-    n, taste = 6, Taste(orders, 0.7)
+    n, taste = 6, Taste(orders, 0.7, bias)
     packed, dense, y = sample(n, 30)
     theta = start_of(n, taste) + 0.3 * torch.from_numpy(
         np.random.default_rng(2).normal(size=n + orders + 1)
     )
-    scaled = Anova(
-        theta[:n].exp(), torch.cat([torch.zeros(1, dtype=torch.float64), theta[n:-1].exp()])
-    )
+    variances = torch.cat([torch.zeros(1, dtype=torch.float64), theta[n:-1].exp()])
     terms = all_terms(n, orders)
     x = characters(dense, terms)
-    covariance = (x * scaled.variance(terms)) @ x.T + 1.0
+    covariance = x @ prior_matrix(Anova(theta[:n].exp(), variances, bias), terms) @ x.T + 1.0
     covariance += (math.exp(theta[-1]) + FLOOR) * np.eye(30)
     likelihood = torch.distributions.MultivariateNormal(
         torch.zeros(30, dtype=torch.float64), torch.from_numpy(covariance)

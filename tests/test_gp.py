@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_anova import all_terms, characters
+from test_gp_prior import matrix_of
 
 from spex_core import masks as bits
 from spex_core import ops
@@ -14,11 +15,13 @@ from spex_core.gp import fit_gp
 from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
-from spex_core.gp_scores import share_of_line, signed_ranks
+from spex_core.gp_scores import share_of_line, surprise
 from spex_core.left_out import LEVELS, folds
 from spex_core.transform import r2
 
 N = 8
+# Whatever the samples left out say: none of a linear fit, half, and nothing else.
+ALONE, HALVED, LINEAR = (GpRecipe(hedge=hedge) for hedge in ((-99.0, 1.0), (0.0, 0.0), (99.0, 1.0)))
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +30,15 @@ def one_core(set_threads):
     set_threads(1)
 
 
-def process(rows=30, level=0.05, trees=True, mean=3.0, unit=2.0, seed=0):
+def process(rows=30, level=0.05, trees=True, bias=0.0, mean=3.0, unit=2.0, seed=0):
     """A process of 8 features, what its values were, and its masks as bool."""
     rng = np.random.default_rng(seed)
     dense = rng.random((rows, N)) < 0.5
     y = torch.from_numpy(rng.normal(size=rows))
     terms = all_terms(N, 3)
     relevances = torch.from_numpy(rng.random(N))
-    parts = [Anova(relevances, torch.tensor([0.0, 0.5, 0.3, 0.2], dtype=torch.float64))]
+    variances = torch.tensor([0.0, 0.5, 0.3, 0.2], dtype=torch.float64)
+    parts = [Anova(relevances, variances, bias)]
     if trees:
         picked = terms[rng.choice(np.arange(1, len(terms.sets)), 12, replace=False)]
         parts.append(Listed(picked, rng.dirichlet(np.ones(12))))
@@ -44,23 +48,21 @@ def process(rows=30, level=0.05, trees=True, mean=3.0, unit=2.0, seed=0):
 
 
 def dense_posterior(found, y, dense):
-    """Mean and covariance of all coefficients given values of mean zero, by the normal equations of
-    a linear model."""
+    """Mean and covariance of all coefficients given values of mean zero, as a linear model with a
+    normal prior on all coefficients has them."""
     terms = all_terms(N, 3)
-    prior = found.mixture.variance(terms)
-    x = characters(dense, terms) * np.sqrt(prior)
-    gram = x.T @ x / found.level + np.eye(len(prior))
-    mean = np.linalg.solve(gram, x.T @ y) / found.level
-    covariance = found.scale * np.linalg.inv(gram)
-    root = np.sqrt(prior) * found.unit
-    coefs = root * mean
+    prior = matrix_of(found.mixture, terms)
+    x = characters(dense, terms)
+    gain = np.linalg.solve(x @ prior @ x.T + found.level * np.eye(len(y)), x @ prior).T
+    coefs = found.unit * gain @ y
     coefs[0] += found.mean
-    return terms, coefs, root[:, None] * covariance * root
+    return terms, coefs, found.unit**2 * found.scale * (prior - gain @ x @ prior)
 
 
+@pytest.mark.parametrize("bias", [0.0, 1.0])
 @pytest.mark.parametrize("trees", [False, True])
-def test_coefficients_and_their_errors(trees):
-    found, y, dense = process(trees=trees)
+def test_coefficients_and_their_errors(trees, bias):
+    found, y, dense = process(trees=trees, bias=bias)
     terms, coefs, covariance = dense_posterior(found, y - y.mean(), dense)
     got, prior = found.coefs(terms)
     got = got * found.unit
@@ -96,8 +98,9 @@ def test_what_the_noise_hides_widens_the_errors():
     assert fit.stderr.min() >= least > 0
 
 
-def test_predictions_and_their_errors():
-    found, y, dense = process()
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_predictions_and_their_errors(bias):
+    found, y, dense = process(bias=bias)
     terms, coefs, covariance = dense_posterior(found, y - y.mean(), dense)
     new = np.random.default_rng(1).random((20, N)) < 0.5
     x = characters(new, terms)
@@ -130,9 +133,9 @@ def test_effective_terms_are_a_trace():
     assert found.effective() == pytest.approx(want, rel=1e-9)
 
 
-@pytest.mark.parametrize("trees", [False, True])
-def test_the_terms_kept_are_the_largest_and_the_rest_is_known(trees):
-    found, y, dense = process(trees=trees)
+@pytest.mark.parametrize(("trees", "bias"), [(False, 0.0), (True, 0.0), (True, 1.0)])
+def test_the_terms_kept_are_the_largest_and_the_rest_is_known(trees, bias):
+    found, y, dense = process(trees=trees, bias=bias)
     terms, coefs, _ = dense_posterior(found, y - y.mean(), dense)
     order = np.argsort(-np.abs(coefs[1:]))
     energy = coefs[1:] ** 2
@@ -145,9 +148,9 @@ def test_the_terms_kept_are_the_largest_and_the_rest_is_known(trees):
             np.abs(got[1:].numpy()) * found.unit, np.abs(coefs[1:])[order[:count]], atol=1e-10
         )
         want = 1 - energy[order[:count]].sum() / energy.sum()
-        assert missed_share(found, got) == pytest.approx(want, abs=1e-9)
+        assert want < missed_share(found, kept, got) < 1.3 * want
     every, got, _ = spectrum(found, 10_000, 1000)
-    assert missed_share(found, got) < 2e-8
+    assert missed_share(found, every, got) < 2e-8
     assert len(every.sets) <= len(terms.sets)
 
 
@@ -173,8 +176,10 @@ def test_a_larger_level_wins_within_the_doubt():
 
 
 def test_the_recipe():
-    assert GpRecipe().tastes(4) == [Taste(2, 0.7), Taste(4, 0.5), Taste(4, 1.0), Taste(4, 2.0)]
-    assert GpRecipe().tastes(2) == [Taste(2, 0.7), Taste(2, 0.5), Taste(2, 1.0), Taste(2, 2.0)]
+    tastes = [Taste(2, 0.7), Taste(4, 0.5, 1.0), Taste(4, 0.5), Taste(4, 2.0)]
+    assert GpRecipe().tastes(4) == tastes
+    assert GpRecipe().tastes(2) == [dataclasses.replace(taste, orders=2) for taste in tastes]
+    assert len({taste.name for taste in tastes}) == 4
     assert {taste.orders for taste in GpRecipe().tastes(1)} == {1}
     assert [GpRecipe().folds_of(rows) for rows in (8, 100, 200, 300, 5000)] == [8, 8, 6, 4, 4]
     rows = torch.arange(10, 30)
@@ -237,26 +242,32 @@ def test_where_a_linear_fit_does_better_it_is_the_result():
 
 
 def test_how_clear_it_is_decides_on_the_share_of_a_linear_fit():
+    middle, slope = GP_DEFAULT.hedge
     line = np.full(100, 2.0)
-    better = line - np.where(np.arange(100) % 2 == 0, 1.0, -0.8)  # by 1.1 standard errors
-    assert share_of_line(0.5 * better, line, GP_DEFAULT) == 0.0
-    assert share_of_line(better, line, GP_DEFAULT) == GP_DEFAULT.hedge
-    assert share_of_line(line, line, GP_DEFAULT) == GP_DEFAULT.hedge
-    assert share_of_line(line, better, GP_DEFAULT) == 1.0
-    rare = np.stack([np.full(100, 0.2), np.full(100, 0.3)])
-    rare[[0, 1], [0, 1]] = 40.0  # two large errors hide what all others say
-    assert share_of_line(*rare, GP_DEFAULT) == 0.0
-    assert share_of_line(*rare, GpRecipe(clear=(2.0, 9.0))) == GP_DEFAULT.hedge
+    better = line - np.where(np.arange(100) % 2 == 0, 1.0, -0.8)
+    z = 0.1 / 0.9 * 10  # 1.1 standard errors
+    share = share_of_line(better, line, GP_DEFAULT)
+    assert share == pytest.approx(1 / (1 + np.exp(slope * (z - middle))))
+    assert share_of_line(line, better, GP_DEFAULT) == pytest.approx(
+        1 / (1 + np.exp(slope * (-z - middle)))
+    )
+    assert share_of_line(line, line, GP_DEFAULT) == pytest.approx(1 / (1 + np.exp(-slope * middle)))
+    assert share_of_line(0.5 * better, line, GP_DEFAULT) == 0.0  # by 12
+    assert share_of_line(line, 0.5 * better, GP_DEFAULT) == 1.0
+    one = line.copy()
+    one[0] = 1e6  # counts as clip times the mean
+    limit = GP_DEFAULT.clip * 2.0
+    z = (limit - 2.0) / 100 / (np.append(limit - 2.0, np.zeros(99)).std() / 10)
+    assert share_of_line(line, one, GP_DEFAULT) == pytest.approx(
+        1 / (1 + np.exp(slope * (z - middle)))
+    )
 
 
-def test_signed_ranks_are_wilcoxons():
-    x = np.array([3.0, -1.0, 2.0, -0.5])
-    assert signed_ranks(x) == pytest.approx((4 - 2 + 3 - 1) / 30**0.5)
-    assert signed_ranks(-x) == -signed_ranks(x)
-    assert signed_ranks(np.zeros(5)) == 0.0
-    rng = np.random.default_rng(1)
-    drawn = [signed_ranks(rng.normal(size=40)) for _ in range(2000)]
-    assert np.std(drawn) == pytest.approx(1.0, abs=0.05)
+def test_surprise_is_the_larger_of_two_means():
+    ones = np.ones(4)
+    assert surprise(4.0 * ones, 2.0 * ones) == 2.0
+    assert surprise(np.array([0.0, 0, 0, 8]), np.array([1.0, 1, 1, 5])) == 1.0
+    assert surprise(np.array([2.0, 0, 0, 0]), np.array([1.0, 1, 1, 5])) == 0.5
 
 
 def test_a_fit_that_is_not_clearly_better_has_a_share_of_a_linear_one():
@@ -266,22 +277,18 @@ def test_a_fit_that_is_not_clearly_better_has_a_share_of_a_linear_one():
     arguments = {"degree": 3, "terms": None, "trees": False, "seed": 0}
     alone, mixed, line = (
         fit_gp(bits.pack(dense), torch.from_numpy(y)[None], 12, **arguments, recipe=recipe)[0]
-        for recipe in (
-            GpRecipe(hedge=0.0),
-            GP_DEFAULT,
-            GpRecipe(hedge=1.0 - 1e-12),  # all but a trace of it
-        )
+        for recipe in (ALONE, HALVED, LINEAR)
     )
-    assert "with 40% of a linear fit" in mixed.note
+    assert "with 50% of a linear fit" in mixed.note
     assert "of a linear fit" not in alone.note
     fits = [dict(zip(map(tuple, x.support.tolist()), x.coefs.tolist(), strict=True))
             for x in (alone, mixed, line)]  # fmt: skip
     assert set(fits[1]) == set(fits[0]) | set(fits[2])
     for term, coef in fits[1].items():
-        want = 0.6 * fits[0].get(term, 0.0) + 0.4 * fits[2].get(term, 0.0)
+        want = 0.5 * fits[0].get(term, 0.0) + 0.5 * fits[2].get(term, 0.0)
         assert coef == pytest.approx(want, abs=1e-9)
     predicted = mixed.predicted
-    want = 0.6 * alone.predicted.fitted + 0.4 * predicted.linear
+    want = 0.5 * alone.predicted.fitted + 0.5 * predicted.linear
     np.testing.assert_allclose(predicted.fitted, want, atol=1e-12)
     left = y[predicted.rows]
     variance = ((left - left.mean()) ** 2).sum()
@@ -292,10 +299,12 @@ def test_a_fit_that_is_not_clearly_better_has_a_share_of_a_linear_one():
         wider = (alone.stderr[i] ** 2 + (alone.coefs[i] - coef) ** 2) ** 0.5
         assert float(stderr) == pytest.approx(float(wider), rel=1e-9)
     assert mixed.r2_process == pytest.approx(1 - ((left - mixed.whole) ** 2).sum() / variance)
-    np.testing.assert_allclose(mixed.whole, 0.6 * alone.whole + 0.4 * predicted.linear, atol=1e-9)
+    np.testing.assert_allclose(mixed.whole, 0.5 * alone.whole + 0.5 * predicted.linear, atol=1e-9)
     for terms in (5, 13):  # fewer than features, and fewer than the sum has
         (few,) = fit_gp(
-            *(bits.pack(dense), torch.from_numpy(y)[None], 12), **(arguments | {"terms": terms})
+            *(bits.pack(dense), torch.from_numpy(y)[None], 12),
+            **(arguments | {"terms": terms}),
+            recipe=HALVED,
         )
         assert ("of a linear fit" in few.note) == (terms == 13)
         assert len(few.coefs) == terms + 1
@@ -316,9 +325,9 @@ def test_the_process_of_a_fit_with_a_share_of_a_linear_one():
     arguments = {"degree": 3, "terms": None, "trees": False, "seed": 0}
     alone, mixed = (
         fit_gp(bits.pack(dense), torch.from_numpy(y)[None], 12, **arguments, recipe=recipe)[0]
-        for recipe in (GpRecipe(hedge=0.0), GP_DEFAULT)
+        for recipe in (ALONE, HALVED)
     )
-    assert (mixed.process.share, alone.process.share) == (0.6, 1.0)
+    assert (mixed.process.share, alone.process.share) == (0.5, 1.0)
     new = rng.random((100, 12)) < 0.5
     want = ops.parity_predict(bits.pack(new), mixed.support, mixed.coefs).numpy()
     mean, stderr = mixed.process.predict(new)
@@ -346,7 +355,7 @@ def test_a_linear_fit_of_more_features_than_terms_is_scored_cut():
 
 def test_terms_for_all_features():
     """By default a linear fit and a share of one keep all features, of more than 1,024 too."""
-    recipe = GpRecipe(least_terms=8, hedge=0.4)
+    recipe = dataclasses.replace(HALVED, least_terms=8)
     assert [recipe.terms_of(100, n) for n in (12, 70, 10**6)] == [50, 70, 65_536]
     assert [GP_DEFAULT.terms_of(100, n) for n in (12, 1024, 1500)] == [1024, 1024, 1500]
     assert GP_DEFAULT.terms_of(5000, 1500) == 2500
@@ -357,14 +366,14 @@ def test_terms_for_all_features():
         *(bits.pack(dense), torch.from_numpy(y)[None], 25),
         degree=3, terms=None, trees=False, seed=0, recipe=recipe,
     )  # fmt: skip
-    assert "with 40% of a linear fit" in found.note
+    assert "with 50% of a linear fit" in found.note
     assert len(found.coefs) == 26
 
 
 def test_hyperparameters_from_some_samples_and_folds():
     """A large problem, made small: few folds, samples at even distances, all in the posterior."""
     masks, y = sample(rows=200)
-    recipe = GpRecipe(compared=60, compared_folds=2, fitted=80, spreads=((0, 1.0),))
+    recipe = GpRecipe(compared=60, compared_folds=2, fitted=80, kernels=((0, 1.0, 0.0),))
     (found,) = fit_gp(masks, y[None], 12, degree=3, terms=50, trees=False, seed=0, recipe=recipe)
     assert found.left_out == 2 * 34  # two of six folds
     assert len(found.process.dual) == 200
@@ -384,5 +393,5 @@ def test_all_relevances_going_to_zero():
     empty = posterior(130, masks, y, Mixture((kernel,), (1.0,)), 0.5)
     kept, coefs, _ = spectrum(empty, 10, 10)
     assert len(kept.sets) == len(coefs) == 1
-    assert missed_share(empty, coefs) == 0.0
+    assert missed_share(empty, kept, coefs) == 0.0
     assert np.isfinite(empty.predict(masks)[1]).all()

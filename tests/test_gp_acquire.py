@@ -5,6 +5,7 @@ import pytest
 import torch
 from planted import plant_products
 from test_anova import all_terms, characters
+from test_gp_prior import matrix_of
 
 from spex_core import gpspex
 from spex_core import masks as bits
@@ -16,29 +17,30 @@ from spex_core.gp_process import posterior
 N = 6
 
 
-def process(rows=20, level=0.1, seed=0):
+def process(rows=20, level=0.1, bias=0.0, seed=0):
     """A process of 6 features under a prior on terms of up to 2, and its masks."""
     rng = np.random.default_rng(seed)
     dense = (rng.permutation(2**N)[:rows, None] >> np.arange(N) & 1).astype(bool)
     relevances = torch.from_numpy(rng.random(N))
-    kernel = Anova(relevances, torch.tensor([0.0, 0.7, 0.3], dtype=torch.float64))
+    kernel = Anova(relevances, torch.tensor([0.0, 0.7, 0.3], dtype=torch.float64), bias)
     y = torch.from_numpy(rng.normal(size=rows))
     return posterior(N, bits.pack(dense), y, Mixture((kernel,), (1.0,)), level), dense
 
 
 def variances(found, dense):
-    """Posterior variances of all coefficients, from the normal equations of a linear model."""
+    """Posterior variances of all coefficients, as a linear model with a normal prior has them."""
     terms = all_terms(N, 2)
-    root = np.sqrt(found.mixture.variance(terms))
-    x = characters(dense, terms) * root
-    inverse = np.linalg.inv(x.T @ x / found.level + np.eye(len(root)))
-    return terms.orders, inverse.diagonal() * root**2
+    prior = matrix_of(found.mixture, terms)
+    x = characters(dense, terms)
+    gain = np.linalg.solve(x @ prior @ x.T + found.level * np.eye(len(x)), x @ prior).T
+    return terms.orders, (prior - gain @ x @ prior).diagonal()
 
 
+@pytest.mark.parametrize("bias", [0.0, 1.0])
 @pytest.mark.parametrize("quantity", ["function", "first"])
-def test_each_mask_is_the_best_one_there_is(quantity):
+def test_each_mask_is_the_best_one_there_is(quantity, bias):
     """All masks are candidates, and each is tried by fitting with it."""
-    found, dense = process()
+    found, dense = process(bias=bias)
     every = (np.arange(2**N)[:, None] >> np.arange(N) & 1).astype(bool)
     got = bits.unpack(propose(found, 3, quantity=quantity, candidates=every), N)
     seen = dense

@@ -1,21 +1,14 @@
-"""gp_prior.py: mixtures, the terms looked for, and the energy of a spectrum that is not listed."""
+"""gp_prior.py: mixtures, and the terms looked for."""
 
 import numpy as np
 import pytest
 import torch
-from test_anova import all_terms, characters
+from test_anova import all_terms, characters, prior_matrix
 
 from spex_core import gp_prior
 from spex_core import masks as bits
 from spex_core.anova import Anova, linear
-from spex_core.gp_prior import (
-    Listed,
-    Mixture,
-    energy_by_order,
-    kernels_of,
-    likely_terms,
-    mixture_of,
-)
+from spex_core.gp_prior import Listed, Mixture, kernels_of, likely_terms, mixture_of
 from spex_core.prior import Terms
 
 N = 9
@@ -26,11 +19,11 @@ def sample(rows, n=N, seed=0):
     return bits.pack(dense), dense
 
 
-def kernel(orders, seed, n=N, spread=1.0):
+def kernel(orders, seed, n=N, spread=1.0, bias=0.0):
     rng = np.random.default_rng(seed)
     relevances = torch.from_numpy(np.exp(spread * rng.normal(size=n)))
     variances = torch.from_numpy(np.append(0.0, rng.dirichlet(np.ones(orders))))
-    return Anova(relevances / relevances.max(), variances)
+    return Anova(relevances / relevances.max(), variances, bias)
 
 
 def some_terms(seed, n=N, terms=20, width=4):
@@ -39,26 +32,43 @@ def some_terms(seed, n=N, terms=20, width=4):
     return sets[rows]
 
 
-def mixture(seed=0, n=N, trees=True):
+def mixture(seed=0, n=N, trees=True, bias=0.0):
     rng = np.random.default_rng(seed)
-    parts = [linear(n), kernel(2, seed, n), kernel(4, seed + 1, n)]
+    parts = [linear(n), kernel(2, seed, n), kernel(4, seed + 1, n, bias=bias)]
     if trees:
         parts.append(Listed(some_terms(seed, n), rng.dirichlet(np.ones(20))))
     return Mixture(tuple(parts), tuple(rng.dirichlet(np.ones(len(parts))).tolist()))
 
 
-def test_the_covariance_is_a_sum_over_terms():
-    mixed = mixture()
+def matrix_of(mixed, terms):
+    """The covariance of all coefficients under a mixture: that of the constant, and of each part."""
+    total = np.diag((terms.orders == 0).astype(float))
+    for part, share in zip(mixed.parts, mixed.shares, strict=True):
+        anova = isinstance(part, Anova)
+        total += share * (prior_matrix(part, terms) if anova else np.diag(part.variance(terms)))
+    return total
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_covariances_are_sums_over_terms(bias, monkeypatch):
+    monkeypatch.setattr(gp_prior, "BLOCK", 100)  # of 256 terms
+    mixed = mixture(bias=bias)
     (left, dense), (right, others) = sample(15), sample(11, seed=1)
     terms = all_terms(N, 4)
-    variance = mixed.variance(terms)
-    assert variance[0] == 1.0
-    assert variance[1:].sum() == pytest.approx(1.0)
+    matrix = matrix_of(mixed, terms)
+    assert matrix.trace() == pytest.approx(2.0)
+    np.testing.assert_allclose(mixed.variance(terms), matrix.diagonal(), atol=1e-14)
+    assert [part.bias for part, _ in mixed.biased()] == [1.0] * (bias > 0)
     x, z = characters(dense, terms), characters(others, terms)
-    want = (x * variance) @ z.T
+    want = x @ matrix @ z.T
     np.testing.assert_allclose(mixed.covariance(left, right).numpy(), want, atol=1e-12)
-    square = (x * variance) @ x.T
+    square = x @ matrix @ x.T
     np.testing.assert_allclose(mixed.covariance(left, left).numpy(), square, atol=1e-12)
+    np.testing.assert_allclose(mixed.diagonal(left).numpy(), square.diagonal(), atol=1e-12)
+    np.testing.assert_allclose(mixed.cross(left, terms).numpy(), matrix @ x.T, atol=1e-12)
+    dual = torch.from_numpy(np.random.default_rng(2).normal(size=15))
+    coefs = mixed.coefs(left, terms, dual).numpy()
+    np.testing.assert_allclose(coefs, matrix @ x.T @ dual.numpy(), atol=1e-12)
 
 
 def test_only_priors_with_a_share_are_mixed():
@@ -116,31 +126,6 @@ def test_a_single_feature_and_more_orders_than_features():
     assert len(found.sets) == 8
 
 
-def test_the_energy_of_all_terms_in_closed_form():
-    masks, dense = sample(25)
-    dual = torch.from_numpy(np.random.default_rng(4).normal(size=25))
-    mixed = mixture(trees=False)
-    terms = all_terms(N, 4)
-    variance = mixed.variance(terms)
-    variance[0] = 0.0
-    coefs = variance * (characters(dense, terms).T @ dual.numpy())
-    want = np.bincount(terms.orders, weights=coefs**2)
-    got = energy_by_order(mixed, masks, dual)
-    np.testing.assert_allclose(got.numpy(), want, rtol=1e-10, atol=1e-12)
-    with_trees = Mixture((*mixed.parts, mixture().parts[3]), (*mixed.shares, 0.0))
-    assert torch.equal(energy_by_order(with_trees, masks, dual), got)
-
-
-def test_the_energy_where_orders_or_relevances_are_missing():
-    masks, _ = sample(10, 3)
-    dual = torch.ones(10, dtype=torch.float64)
-    sparse = Anova(torch.tensor([1.0, 0.0, 0.0]).double(), torch.tensor([0.0, 0.5, 0.5]).double())
-    got = energy_by_order(Mixture((sparse, kernel(8, 1, 3)), (0.5, 0.5)), masks, dual)
-    assert got.isfinite().all()
-    assert len(got) == 9
-    assert (got[4:] == 0).all()
-
-
 def test_pairs_of_many_features_are_those_of_the_whole_table(monkeypatch):
     """More features than are looked at together, with relevances that are equal: ties stay in the
     order of the pairs."""
@@ -157,3 +142,19 @@ def test_pairs_of_many_features_are_those_of_the_whole_table(monkeypatch):
         monkeypatch.setattr(gp_prior, "ROWS", together)
         found = gp_prior._best_pairs([(kernel, 0.5)], packed, dual, n, 500)
         np.testing.assert_array_equal(found, np.stack([rows[top], columns[top]], 1))
+
+
+@pytest.mark.parametrize("n", [6, 30])
+def test_pairs_under_a_bias_are_the_largest(n):
+    """Of two priors, one with a bias: the pairs found have nearly all the energy that there is in
+    the largest, though those are not looked for by their exact coefficients."""
+    rng = np.random.default_rng(3)
+    mixed = Mixture((kernel(4, 5, n, bias=1.0), kernel(3, 6, n)), (0.6, 0.4))
+    packed, _ = sample(60, n)
+    dual = torch.from_numpy(rng.normal(size=60))
+    found = gp_prior._best_pairs(kernels_of(mixed), packed, dual, n, 10)
+    pairs = all_terms(n, 2)
+    pairs = pairs[pairs.orders == 2]
+    energy = np.sort(mixed.coefs(packed, pairs, dual).square().numpy())[::-1]
+    held = mixed.coefs(packed, Terms(n, found), dual).square().sum().item()
+    assert held > (0.8 if n == 6 else 0.9) * energy[:10].sum()
