@@ -57,7 +57,7 @@ def explain(
     2. Else uniform masks are fitted by ridge regression on single features, by ProxySPEX and by
        GPSPEX, and the results added up in the shares that predict samples left out best, never
        worse there than the best of them by more than 0.005 of R2. Few samples say little, so shares
-       are drawn to 5, 25 and 70 %, as by 200 samples. bench/bench_gp.py has the stack beside each.
+       are drawn to GPSPEX, as by 50 samples. bench/bench_gp.py has the stack beside each.
     3. GPSPEX is left out beyond 5,000 samples, where its matrices do not fit in memory, and where
        it would take more than about two minutes on one core (gp_memory.py; the CPU seconds are in
        bench/bench_gp.py).

@@ -59,7 +59,8 @@ class Report:
         r2_process, missed: of GPSPEX, and of a stack where it has a share: R2, on the same masks,
         of what process.predict predicts, the result before small terms are left out, where r2 is of
         the terms kept; and the share of the variance of GPSPEX's posterior mean, a linear fit or
-        other members apart, that is in terms left out. None for other algorithms.
+        other members apart, that is in terms left out, at most (by 1,024 masks, and two standard
+        errors more). None for other algorithms.
     """
 
     algorithm: str
@@ -129,8 +130,8 @@ class Report:
         if self.r2_process is None or self.missed is None:
             return ""
         return (
-            f"; with all terms {self.r2_process:.4f}, those left out hold {self.missed:.2%} of the "
-            "posterior's variance"
+            f"; with all terms {self.r2_process:.4f}, those left out hold up to {self.missed:.2%} of "
+            "the posterior's variance"
         )
 
 

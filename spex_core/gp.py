@@ -38,7 +38,8 @@ class GpFit(ProxyFit):
         stderr: float64 (S,), posterior standard deviations of coefs.
         r2_process: of what process.predict predicts, the result before small terms are left out, on
         the same samples as r2.
-        missed: share of the variance of the posterior mean that the terms left out hold.
+        missed: share of the variance of the posterior mean that the terms left out hold, at most
+        (gp_process.missed_share).
         process: the posterior and what the result adds to it; for predictions with error bars.
         whole: float64 (R,), what such a result makes of the samples left out (see `predicted`)
         before small terms are left out.

@@ -52,14 +52,14 @@ def gpspex(
 ) -> Explanation | list[Explanation]:
     """GPSPEX: what drives f, from `budget` evaluations at uniform masks, with error bars.
 
-    The coefficients of f are taken for independent normal variables, whose variance depends on the
-    order of a term and on the relevance of its features. Both, and the noise, come from the values,
-    by maximum posterior density, under several priors; how far each is trusted is decided by the
-    samples left out. The coefficients are then the mean of a Gaussian process given the values, in
-    closed form, and their standard errors its deviations. Where it does not predict samples left
-    out clearly better than a linear fit, 40 % of the result are that fit; where it does worse, all.
-    Meant for small budgets: the cost is the cube of the samples. A budget of 2**n evaluates every
-    mask (n <= 24), and is exact.
+    The coefficients of f, or the effects of features removed together, are taken for independent
+    normal variables, whose variance depends on the order of a term and on the relevance of its
+    features. Both, and the noise, come from the values, by maximum posterior density, under several
+    priors; how far each is trusted is decided by the samples left out. The coefficients are then
+    the mean of a Gaussian process given the values, in closed form, and their standard errors its
+    deviations. A share of the result is a linear fit: the less clearly the process is better on
+    samples left out, the more, up to all. Meant for small budgets: the cost is the cube of the
+    samples. A budget of 2**n evaluates every mask (n <= 24), and is exact.
 
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs.
@@ -71,9 +71,10 @@ def gpspex(
         degree: the largest order of a term, 1 to 8.
         terms: Fourier terms to keep at most, beside the constant; by default half the samples, from
             1,024 to 8,192, or as many as there are features (to 65,536). `report.r2` is of the
-            terms kept, `report.missed` the share of the posterior mean's variance that the others
-            hold. With fewer terms than features no share of a linear fit is mixed in, which would
-            lose features; a linear fit that is all of the result is cut, and scored so.
+            terms kept, `report.missed` the share of the posterior mean's variance that they lack at
+            1,024 uniform masks, and two standard errors of that. With fewer terms than features no
+            share of a linear fit is mixed in, which would lose features; a linear fit that is all
+            of the result is cut, and scored so.
         prefix_sharing: as in proxyspex().
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.

@@ -14,7 +14,6 @@ from spex_core.anova import (
     Taste,
     fit_anova,
     kernel_of,
-    linear,
     negative_log_posterior,
     start_of,
 )

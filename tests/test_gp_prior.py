@@ -41,7 +41,7 @@ def mixture(seed=0, n=N, trees=True, bias=0.0):
 
 
 def matrix_of(mixed, terms):
-    """The covariance of all coefficients under a mixture: that of the constant, and of each part."""
+    """The covariance of all coefficients under a mixture: of the constant, and of each part."""
     total = np.diag((terms.orders == 0).astype(float))
     for part, share in zip(mixed.parts, mixed.shares, strict=True):
         anova = isinstance(part, Anova)
