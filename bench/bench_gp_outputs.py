@@ -2,7 +2,7 @@
 
     python bench/bench_gp_outputs.py    # a minute; writes bench/results/gp_outputs.json
 
-`seconds` are of a whole fit, the least of two. `kernels` (anova_kernel and its gradient), `factors`
+`seconds` are of a whole fit, the least of two. `kernels` (anova_kernel, its gradient, anova_cross), `factors`
 (Cholesky factors and inverses), `parities` and `trees` are shares of one that is looked at on the
 way; `repeated` is the share of kernels, factors and parities whose inputs were there before to the
 bit, which is all that one output could take over from another. `lockstep` compares factors and
@@ -32,7 +32,7 @@ from spex_core.gp import fit_gp
 
 T, N, DEGREE, OUTPUTS = 300, 64, 4, (1, 4)
 PARTS = {
-    "kernels": [(ops, "anova_kernel"), (ops, "anova_kernel_grad")],
+    "kernels": [(ops, name) for name in ("anova_kernel", "anova_kernel_grad", "anova_cross")],
     "factors": [
         *((torch.linalg, "cholesky_ex"), (torch.linalg, "cholesky")),
         (torch, "cholesky_inverse"),

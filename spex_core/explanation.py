@@ -130,8 +130,8 @@ class Report:
         if self.r2_process is None or self.missed is None:
             return ""
         return (
-            f"; with all terms {self.r2_process:.4f}, those left out hold up to {self.missed:.2%} of "
-            "the posterior's variance"
+            f"; with all terms {self.r2_process:.4f}, those left out hold up to {self.missed:.2%} "
+            "of the posterior's variance"
         )
 
 
