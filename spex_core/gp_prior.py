@@ -64,13 +64,13 @@ class Mixture:
     def covariance(self, masks: Tensor, others: Tensor) -> Tensor:
         """Of values: float64 (T1, T2), on the device of the masks."""
         out = torch.ones(len(masks), len(others), dtype=torch.float64, device=masks.device)
-        for part, share in zip(self.parts, self.shares, strict=True):
+        for part, share in self.weighted():
             out.add_(part.covariance(masks, others), alpha=share)
         return out
 
     def diagonal(self, masks: Tensor) -> Tensor:
         """The variance of the value at each mask: float64 (T,), there."""
-        even = 1.0 + sum(share for part, share in self._parts() if not bias_of(part))
+        even = 1.0 + sum(share for part, share in self.weighted() if not bias_of(part))
         out = torch.full((len(masks),), even, dtype=torch.float64, device=masks.device)
         for part, share in self.biased():
             out.add_(part.diagonal(masks), alpha=share)
@@ -108,12 +108,13 @@ class Mixture:
     def _variance_alone(self, terms: Terms) -> np.ndarray:
         """Of each coefficient by itself, 1 for the constant, under the priors that have no bias."""
         out = (terms.orders == 0).astype(float)
-        for part, share in self._parts():
+        for part, share in self.weighted():
             if not bias_of(part):
                 out += share * part.variance(terms)
         return out
 
-    def _parts(self) -> Iterator[tuple[Anova | Listed, float]]:
+    def weighted(self) -> Iterator[tuple[Anova | Listed, float]]:
+        """The priors with their shares."""
         return zip(self.parts, self.shares, strict=True)
 
 
@@ -129,8 +130,7 @@ def mixture_of(priors: dict[str, Anova | Listed], shares: dict[str, float]) -> M
 
 def kernels_of(mixture: Mixture) -> list[tuple[Anova, float]]:
     """The ANOVA kernels of a mixture, with their shares."""
-    pairs = zip(mixture.parts, mixture.shares, strict=True)
-    return [(part, share) for part, share in pairs if isinstance(part, Anova)]
+    return [(part, share) for part, share in mixture.weighted() if isinstance(part, Anova)]
 
 
 def likely_terms(mixture: Mixture, masks: Tensor, dual: Tensor, n: int, most: int) -> Terms:
