@@ -30,6 +30,8 @@ namespace {
 
 constexpr int64_t kTile = 32;  // rows at a time: their places are made once for all columns
 constexpr int kMostWide = 16;
+constexpr int64_t kPage = 64;     // features whose polynomials are made again for a term
+constexpr int64_t kTerms = 4096;  // terms for which those of all pages are made once
 
 // What stands for a feature in a pair of rows, by the row's bit and the column's.
 struct ByBits {
@@ -65,6 +67,19 @@ std::vector<double> norms(const AnovaKernel& kernel) {
 
 int bit(const uint64_t* mask, int64_t i) { return mask[i / 64] >> (i % 64) & 1; }
 
+// table (n, 2, wide) = what stands for each feature, by the bit of a row, in `count` columns from
+// `left`, times its relevance if `scaled`; zeros beyond.
+void spread(const AnovaKernel& kernel, const ByBits& unit, int wide, int64_t left, int64_t count,
+            bool scaled, double* table) {
+  for (int64_t i = 0; i < kernel.n; ++i)
+    for (int64_t c = 0; c < wide; ++c) {
+      const double relevance = c >= count ? 0.0 : scaled ? kernel.relevances[i] : 1.0;
+      const int there = c < count ? bit(kernel.others + (left + c) * kernel.words, i) : 0;
+      for (int own = 0; own < 2; ++own)
+        table[(2 * i + own) * wide + c] = relevance * unit.value[own][there];
+    }
+}
+
 // Some rows against all columns, `wide` columns at a time.
 class Tile {
  public:
@@ -91,7 +106,7 @@ class Tile {
     const int64_t columns = kernel_.same ? bottom_ : kernel_.columns;
     for (int64_t left = 0; left < columns; left += wide_) {
       const int64_t here = std::min<int64_t>(wide_, columns - left);
-      spread(left, here);
+      spread(kernel_, unit_, wide_, left, here, !keep_, table_.data());
       for (int64_t row = top_; row < bottom_; ++row) {
         const int64_t count = kernel_.same ? std::min(here, row + 1 - left) : here;
         if (count > 0) body(row, left, count);
@@ -114,17 +129,6 @@ class Tile {
  private:
   const int64_t* places_of(int64_t row) const { return places_.data() + (row - top_) * kernel_.n; }
 
-  // table_ (n, 2, wide), by the bit of the row, of `here` columns from `left`, and zeros.
-  void spread(int64_t left, int64_t here) {
-    for (int64_t i = 0; i < kernel_.n; ++i)
-      for (int64_t c = 0; c < wide_; ++c) {
-        const double relevance = c >= here ? 0.0 : keep_ ? 1.0 : kernel_.relevances[i];
-        const int there = c < here ? bit(kernel_.others + (left + c) * kernel_.words, i) : 0;
-        for (int own = 0; own < 2; ++own)
-          table_[(2 * i + own) * wide_ + c] = relevance * unit_.value[own][there];
-      }
-  }
-
   const AnovaKernel& kernel_;
   const ByBits& unit_;
   const int wide_;
@@ -141,27 +145,112 @@ ByBits outside_of(double bias) {
   return {{{x.bias * x.z[0] / x.norm, x.bias * x.z[1] / x.norm}, {0.0, 0.0}}};
 }
 
-std::vector<int64_t> features_of(const AnovaKernel& kernel, int64_t row) {
-  std::vector<int64_t> out;
-  for (int64_t i = 0; i < kernel.n; ++i)
-    if (bit(kernel.masks + row * kernel.words, i)) out.push_back(i);
+// The features of a mask, ascending; of more than kMaxOrder, one more than that.
+struct Features {
+  int64_t at[kMaxOrder + 1];
+  int count = 0;
+};
+
+Features features_of(const AnovaKernel& kernel, int64_t row) {
+  Features out;
+  for (int64_t i = 0; i < kernel.n; i += 64) {
+    uint64_t word = kernel.masks[row * kernel.words + i / 64];
+    if (kernel.n - i < 64) word &= (uint64_t{1} << (kernel.n - i)) - 1;
+    for (; word != 0 && out.count <= kMaxOrder; word &= word - 1)
+      out.at[out.count++] = i + __builtin_ctzll(word);
+  }
   return out;
 }
+
+// The polynomials of all features but those of a term, at some columns, by pages of features: a
+// page that has one of the term is made again, all others are as they were. Polynomials are
+// (degree, wide), e_1 first.
+class Pages {
+ public:
+  Pages(const AnovaKernel& kernel, const ByBits& unit, const Chosen* runs, int64_t left,
+        int64_t count)
+      : kernel_(kernel),
+        runs_(runs),
+        wide_(runs[1].wide),
+        size_(kernel.orders * wide_),
+        count_(ceil_div(kernel.n, kPage)),
+        table_(2 * kernel.n * wide_),
+        own_(count_ * size_),
+        before_((count_ + 1) * size_, 0.0),
+        after_((count_ + 1) * size_, 0.0) {
+    spread(kernel, unit, wide_, left, count, true, table_.data());
+    for (int64_t p = 0; p < count_; ++p) {
+      page(p, nullptr, nullptr, kernel.orders, &own_[p * size_]);
+      std::copy_n(&before_[p * size_], size_, &before_[(p + 1) * size_]);
+      multiply(&before_[(p + 1) * size_], &own_[p * size_], kernel.orders);
+    }
+    for (int64_t p = count_ - 1; p >= 0; --p) {
+      std::copy_n(&after_[(p + 1) * size_], size_, &after_[p * size_]);
+      multiply(&after_[p * size_], &own_[p * size_], kernel.orders);
+    }
+  }
+
+  // e (degree, wide) = the polynomials of the features that are not among those of a term.
+  void without(const Features& features, int degree, double* e) const {
+    if (features.count == 0) {
+      std::copy_n(&before_[count_ * size_], degree * wide_, e);
+      return;
+    }
+    const int64_t* next = features.at;
+    const int64_t* const end = next + features.count;
+    const int64_t first = *next / kPage, last = end[-1] / kPage;
+    double again[kMaxOrder * kMostWide];
+    std::copy_n(&before_[first * size_], degree * wide_, e);
+    for (int64_t p = first; p <= last; ++p) {
+      const int64_t* const from = next;
+      while (next != end && *next / kPage == p) ++next;
+      if (from != next) page(p, from, next, degree, again);
+      multiply(e, from == next ? &own_[p * size_] : again, degree);
+    }
+    multiply(e, &after_[(last + 1) * size_], degree);
+  }
+
+ private:
+  // e = the polynomials of a page without the features [from, to).
+  void page(int64_t p, const int64_t* from, const int64_t* to, int degree, double* e) const {
+    const int64_t start = p * kPage, length = std::min(kPage, kernel_.n - start);
+    int64_t places[kPage];
+    for (int64_t i = 0; i < length; ++i) places[i] = 2 * (start + i) * wide_;
+    for (; from != to; ++from) places[*from - start] += wide_;  // where x is zero
+    runs_[degree].forward(table_.data(), places, nullptr, length, nullptr, e);
+  }
+
+  // e *= other.
+  void multiply(double* e, const double* other, int degree) const {
+    for (int d = degree; d >= 1; --d)
+      for (int c = 0; c < wide_; ++c) {
+        double sum = e[(d - 1) * wide_ + c] + other[(d - 1) * wide_ + c];
+        for (int j = 1; j < d; ++j) sum += e[(d - j - 1) * wide_ + c] * other[(j - 1) * wide_ + c];
+        e[(d - 1) * wide_ + c] = sum;
+      }
+  }
+
+  const AnovaKernel& kernel_;
+  const Chosen* runs_;
+  const int wide_;
+  const int64_t size_, count_;
+  std::vector<double> table_, own_, before_, after_;
+};
 
 // out (count,) = the covariances of the coefficient of a term with `count` values from `left`, with
 // the polynomials e (orders - |k|, wide) of the features outside of it; null where those have no
 // say.
-void cross(const AnovaKernel& kernel, const std::vector<double>& largest,
-           const std::vector<int64_t>& features, const double* e, int wide, int64_t left,
-           int64_t count, double* out) {
+void cross(const AnovaKernel& kernel, const std::vector<double>& largest, const Features& features,
+           const double* e, int wide, int64_t left, int64_t count, double* out) {
   const Shifted x(kernel.bias);
   const double inside[] = {x.z[0] / x.norm / x.scale, x.z[1] / x.norm / x.scale};
-  const int order = static_cast<int>(features.size());
+  const int order = features.count;
   const int most = e == nullptr ? std::min(order, kernel.orders) : kernel.orders;
   for (int64_t c = 0; c < count; ++c) {
     const uint64_t* mask = kernel.others + (left + c) * kernel.words;
     double product = 1.0, sum = 0.0;
-    for (int64_t i : features) product *= kernel.relevances[i] * inside[bit(mask, i)];
+    for (int j = 0; j < order; ++j)
+      product *= kernel.relevances[features.at[j]] * inside[bit(mask, features.at[j])];
     for (int d = order; d <= most; ++d)
       if (largest[d] > 0) {
         const double rest = d == order ? 1.0 : e[(d - order - 1) * wide + c];
@@ -270,37 +359,30 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
 }
 
 void anova_cross_cpu(const AnovaKernel& terms, double* out, Isa isa, int threads) {
-  AnovaKernel kernel = terms;
-  kernel.same = false;
-  const std::vector<double> largest = norms(kernel);
-  const ByBits outside = outside_of(kernel.bias);
+  const std::vector<double> largest = norms(terms);
+  const ByBits outside = outside_of(terms.bias);
   Chosen runs[kMaxOrder + 1];
   for (int d = 1; d <= kMaxOrder; ++d) runs[d] = SPEX_CHOOSE(isa, kernels_of)(d);
   const int wide = runs[1].wide;
-  parallel_for(ceil_div(kernel.rows, kTile), threads_of(kernel, threads), [&](int64_t t) {
-    const int64_t top = t * kTile, bottom = std::min(kernel.rows, top + kTile);
-    std::vector<std::vector<int64_t>> features;  // of each term
-    bool apart = true;                           // features outside of a term have no say
-    for (int64_t row = top; row < bottom; ++row) {
-      features.push_back(features_of(kernel, row));
-      const int64_t order = features.back().size();
-      apart = apart && (kernel.bias == 0 || order >= kernel.orders);
-    }
-    if (apart) {
-      for (int64_t row = top; row < bottom; ++row)
-        cross(kernel, largest, features[row - top], nullptr, wide, 0, kernel.columns,
-              out + row * kernel.columns);
-      return;
-    }
-    Tile tile(kernel, outside, wide, t, false);
+  const int64_t blocks = ceil_div(terms.columns, wide), parts = ceil_div(terms.rows, kTerms);
+  const int64_t steps = (terms.n + terms.rows * kPage) * terms.columns * (terms.orders + 1);
+  parallel_for(blocks * parts, threads_worth(steps / 16, threads), [&](int64_t job) {
+    const int64_t left = job % blocks * wide;
+    const int64_t count = std::min<int64_t>(wide, terms.columns - left);
+    const int64_t top = job / blocks * kTerms, bottom = std::min(terms.rows, top + kTerms);
+    std::unique_ptr<Pages> pages;  // where features outside of a term have a say
     double e[kMaxOrder * kMostWide];
-    tile.each([&](int64_t row, int64_t left, int64_t count) {
-      const auto& own = features[row - top];
-      const int64_t above = kernel.orders - static_cast<int64_t>(own.size());
-      if (above > 0) tile.forward(runs[above], row, e);
-      cross(kernel, largest, own, above > 0 ? e : nullptr, wide, left, count,
-            out + row * kernel.columns + left);
-    });
+    for (int64_t row = top; row < bottom; ++row) {
+      const Features features = features_of(terms, row);
+      const int above = terms.orders - features.count;
+      const bool apart = terms.bias == 0 || above <= 0;
+      if (!apart) {
+        if (!pages) pages = std::make_unique<Pages>(terms, outside, runs, left, count);
+        pages->without(features, above, e);
+      }
+      cross(terms, largest, features, apart ? nullptr : e, wide, left, count,
+            out + row * terms.columns + left);
+    }
   });
 }
 

@@ -182,7 +182,9 @@ def anova_cross(
     Raises:   TypeError, ValueError as anova_kernel; BackendUnavailable.
     Accuracy: error <= 4 n eps times the same sum of absolute values; on cpu the same bits for any
               number of threads.
-    Cost:     S T n (orders - |k|) products and sums, with bias 0 S T |k|; on triton S T n orders.
+    Cost:     T n orders products and sums for 4,096 terms, and for each of them 64 T |k|
+              (orders - |k|), and T (orders - |k|)**2 for each 64 features between its first and its
+              last; with bias 0 S T |k|; on triton S T n orders. n (6 orders + 256) bytes a thread.
     Example:  anova_cross(masks, support, torch.ones(n), torch.tensor([1.0, 0.5]), bias=1.0)
     """
     op = "anova_cross"

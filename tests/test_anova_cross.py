@@ -10,7 +10,8 @@ from spex_core.errors import BackendUnavailable
 
 pytestmark = pytest.mark.op("anova_cross")
 
-# (S, T, n, orders): either side of a vector pair, of a tile of 32 rows, of a word
+# (S, T, n, orders): either side of a vector pair, of a word, of the terms and the pages of features
+# that are together
 SIZES = [
     (1, 1, 1, 1),
     (3, 4, 5, 2),
@@ -18,6 +19,8 @@ SIZES = [
     (31, 65, 63, 4),
     (5, 17, 65, 8),
     (65, 16, 130, 3),
+    (40, 9, 330, 5),
+    (4097, 2, 70, 2),
 ]
 BIASES = [0.0, 1.0, -0.3]
 

@@ -162,6 +162,7 @@ void test_anova_kernel() {
   for (int orders : {0, 1, 4, 8})
     for (int64_t n : {1, 3, 65})
       for (double bias : {0.0, 1.0, -0.3}) check_cross({35, 17, n, orders, bias});
+  check_cross({35, 17, 330, 5, 1.0});
   check_cross({0, 5, 4, 3, 1.0});
   check_cross({5, 0, 4, 3, 1.0});
 }
