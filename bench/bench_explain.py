@@ -64,10 +64,15 @@ def small(T: int = 1000) -> list[Row]:
     rows = []
     for name in games.names()[::3]:
         _, (masks, values), test = games.samples(name, 0)
-        if len(masks) < T or values[:T].std() == 0 or (score := of_spex(name, T, test)) is None:
+        if len(masks) < T or values[:T].std() == 0:
             continue
+        if (found := of_spex(name, T, 0, test[0])) is None:
+            continue
+        spex, unseen = found
+        there = test[0][unseen], test[1][unseen]
         ex = spex_core.fit(masks[:T], values[:T])
-        rows.append({"game": name, "proxyspex": ex.transform.score(*test), "spex": score})
+        scores = {"proxyspex": ex.transform.score(*there), "spex": spex.score(*there)}
+        rows.append({"game": name} | scores)
     return rows
 
 

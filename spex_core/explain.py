@@ -29,6 +29,7 @@ from .value_function import ValueFunction
 NAMED: dict[str, Callable[..., Found]] = {"proxyspex": proxyspex, "gpspex": gpspex, "spex": spex}
 PILOT, MOST_PILOT = 0.2, 2000  # share of the budget, and masks, that decide whether SPEX is tried
 GOOD = 0.8  # R2 of the pilot from which it is not
+SURE = 0.99  # R2 of SPEX from which nothing could be better by much
 GAIN = 0.005  # of R2, on the pilot, for which it is preferred to the stack
 BITS = 5  # a group, that the rest of the budget has to allow
 
@@ -66,10 +67,10 @@ def explain(
        one output, a fifth of the budget (at most 2,000 uniform masks) leaves enough for 32 bins a
        group, and the stack has an R2 below 0.8 on that fifth: as it has for functions of high
        order with nothing inside (bench/bench_explain.py). Scored on the fifth, which it has not
-       seen, SPEX is the result if it beats the stack by 0.005, the stack then being fitted to all
-       masks, those of SPEX included, so none is lost. So SPEX is among the members that the
-       result is not worse than only where it is tried. The same call with the same `store` goes on
-       where it was; resume() goes on with the uniform masks alone, without SPEX.
+       seen, SPEX is the result if its R2 is 0.99, or beats the stack by 0.005, the stack then being
+       fitted to all masks, those of SPEX included, so none is lost. So SPEX is among the members
+       that the result is not worse than only where it is tried. The same call with the same `store`
+       goes on where it was; resume() goes on with the uniform masks alone, without SPEX.
 
     Args:
         f, n, features, prefix_sharing, seed, batch_size, known, store, patience: as in
@@ -189,7 +190,7 @@ def or_spex(
     }
     score = ex.transform.score(masks, values)
     why = f"SPEX tried, R2 {score:.3f} on {len(masks):,} uniform masks"
-    if score < GOOD:
+    if score < SURE:
         own = second.samples()
         rows, numbers = (torch.cat(pair) for pair in zip((masks, values), own, strict=True))
         how: dict[str, Any] = {"budget": stack.budget, "uniform": True}

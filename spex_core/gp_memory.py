@@ -126,13 +126,13 @@ def bytes_of(samples: int, n: int, outputs: int = 1) -> int:
 
 def seconds_of(samples: int, n: int, degree: int) -> float:
     """What a fit takes on one core, within a factor of two in most cases: the kernels of the folds
-    and of the last fit, boosting, pairs of features, the factor of all samples. The same on every
-    machine, so that one seed gives one result."""
+    and of the last fit, boosting, terms of all features, the factor of all samples. The same on
+    every machine, so that one seed gives one result."""
     T, folds = samples, _folds(samples)
-    kernels = 16e-10 * (folds * min(T, COMPARED) ** 2 + 2 * min(T, FITTED) ** 2)
-    kernels *= min(T, FITTED) + n * degree
-    trees, pairs = 1.3e-6 * folds * T * n * degree, 15e-9 * folds * min(n, PAIRED) ** 2
-    return 0.7 + kernels + trees + pairs + 1e-11 * T**3
+    kernels = folds * min(T, COMPARED) ** 2 + 2 * min(T, FITTED) ** 2
+    kernels *= 8.5e-10 * min(T, FITTED) + 3.3e-10 * n * degree
+    trees, terms = 1e-6 * folds * T * n * degree, 6e-9 * folds * n**2
+    return 0.5 + kernels + trees + terms + 1e-11 * T**3
 
 
 def _folds(samples: int) -> int:

@@ -190,7 +190,7 @@ def test_what_the_machine_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gp_memory.affordable(5000, 40, 5, 1)
     assert not gp_memory.affordable(5001, 40, 5, 1)
     assert gp_memory.affordable(1000, 64, 4, 10)
-    assert not gp_memory.affordable(1000, 64, 4, 20)
+    assert not gp_memory.affordable(1000, 64, 4, 40)
     assert not gp_memory.affordable(1500, 5000, 5, 1)
 
 
