@@ -46,8 +46,8 @@ void anova_kernel_grad_cpu(const AnovaKernel& kernel, const double* weights, dou
 //                              / e_d(relevances)
 //
 // Features are multiplied up by pages of 64, and a term has only those made again in which it has a
-// feature: what a division would lose where one feature dominates is not lost. Keeps n (2 + 3 orders
-// / 64) 128 bytes a thread.
+// feature: what a division would lose where one feature dominates is not lost. Keeps n (256 +
+// 6 orders) bytes a thread.
 void anova_cross_cpu(const AnovaKernel& terms, double* out, Isa isa, int threads);
 
 }  // namespace spex

@@ -129,8 +129,8 @@ def seconds_of(samples: int, n: int, degree: int) -> float:
     and of the last fit, boosting, terms of all features, the factor of all samples. The same on
     every machine, so that one seed gives one result."""
     T, folds = samples, _folds(samples)
-    kernels = folds * min(T, COMPARED) ** 2 + 2 * min(T, FITTED) ** 2
-    kernels *= 8.5e-10 * min(T, FITTED) + 3.3e-10 * n * degree
+    pairs = folds * min(T, COMPARED) ** 2 + 2 * min(T, FITTED) ** 2
+    kernels = pairs * (8.5e-10 * min(T, FITTED) + 3.3e-10 * n * degree)
     trees, terms = 1e-6 * folds * T * n * degree, 6e-9 * folds * n**2
     return 0.5 + kernels + trees + terms + 1e-11 * T**3
 
