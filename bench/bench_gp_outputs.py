@@ -4,10 +4,10 @@
 
 `seconds` are of a whole fit, the least of two. `kernels` (anova_kernel, its gradient, anova_cross),
 `factors` (Cholesky factors and inverses), `parities` and `trees` are shares of one that is looked
-at on the way; `repeated` is the share of kernels, factors and parities whose inputs were there before to the
-bit, which is all that one output could take over from another. `lockstep` compares factors and
-inverses of four matrices in one call, as four outputs would have them whose optimisers go step by
-step together, with four calls. One thread, CPU time.
+at on the way; `repeated` is the share of kernels, factors and parities whose inputs were there
+before to the bit, which is all that one output could take over from another. `lockstep` compares
+factors and inverses of four matrices in one call, as four outputs would have them whose optimisers
+go step by step together, with four calls. One thread, CPU time.
 """
 
 from __future__ import annotations
