@@ -11,16 +11,14 @@ lines and writes results/gp.json: held-out R2, mean over seeds, on masks that no
 least leave-one-out error, `auto` the stack of these that algorithm="auto" makes, `theirs` shapiq's
 ProxySPEX as bench_faithful.py recorded it, all on the same samples. `spex` is spex() at the same
 budget, on masks of its own, where the game can be asked and the budget is enough; it is tested on
-those of the masks that it did not ask for, and `auto_there` is auto on the same (lines of up to
-1,000 samples do not have it, and are compared on all).
+those of the masks that it did not ask for, and `auto_there` is auto on the same.
 `below` is what auto lacks on the best of linear, ours, gp and spex; `told` the R2 of the member
 that is best on the other seeds of the same game, which no user can know: beside it stands what
 remains to be gained by choosing, and what the noise of the samples takes. `covered` is the share of
 the coefficients returned whose 95 % interval holds the exact one, where the whole table is known;
-`process` R2 of process.predict, and `z` the root mean square of its errors over their standard
-deviations: of the result before small terms are left out, in the lines that have auto_z; of the
-posterior without its share of a linear fit in those written before. CPU seconds,
-one thread; those of auto hold those of its members.
+`process` R2 of process.predict, the result before small terms are left out, and `z` the root mean
+square of its errors over their standard deviations. CPU seconds, one thread; those of auto hold
+those of its members.
 """
 
 from __future__ import annotations
@@ -151,7 +149,7 @@ def lines() -> list[Row]:
 
 def run_cases(seeds: list[int], budgets: list[int], every: int) -> None:
     torch.set_num_threads(1)
-    there = {(row["game"], row["samples"], row["seed"]) for row in lines() if "auto" in row}
+    there = {(row["game"], row["samples"], row["seed"]) for row in lines()}
     for seed in seeds:
         for T in budgets:
             for name in games.names()[::every]:
@@ -177,10 +175,9 @@ def averaged() -> list[Row]:
                 row[key] = statistics.mean(values)
         if both := [run for run in runs if run["theirs"] is not None]:
             row["gain"] = statistics.mean(run["gp"] - run["theirs"] for run in both)
-        if "auto" in row:
-            row["below"] = max(row[key] for key in MEMBERS) - row["auto"]
+        row["below"] = max(row[key] for key in MEMBERS) - row["auto"]
         if "spex" in row:
-            row["below"] = max(row["below"], row["spex"] - row.get("auto_there", row["auto"]))
+            row["below"] = max(row["below"], row["spex"] - row["auto_there"])
         if len(runs) > 1:
             row["told"] = told(np.array([[run[key] for key in MEMBERS] for run in runs]))
         rows.append(row)
@@ -194,14 +191,12 @@ def told(scores: np.ndarray) -> float:
 
 
 def summary(rows: list[Row], T: int) -> Row:
-    """The figures that are asked for, over the games that have so many samples; means of R2 and
-    those of auto over the games that have a line with it."""
+    """The figures that are asked for, over the games that have so many samples."""
     rows = [row for row in rows if row["samples"] == T]
-    stacked = [row for row in rows if "auto" in row]
     out = {"samples": T, "games": len(rows), "runs": sum(row["seeds"] for row in rows)}
     for key in MEMBERS:
-        out[key] = mean_of([max(row[key], -1.0) for row in stacked])
-    out |= of_auto(stacked) | of_told(rows) | against_others(rows, T)
+        out[key] = mean_of([max(row[key], -1.0) for row in rows])
+    out |= of_auto(rows) | of_told(rows) | against_others(rows, T)
     for key in ("gp", "auto"):
         covered = [row[f"{key}_covered"] for row in rows if f"{key}_covered" in row]
         out |= {
@@ -211,15 +206,13 @@ def summary(rows: list[Row], T: int) -> Row:
             f"{key} tables": len(covered),
         }
     for key in ("ours", "gp", "auto"):
-        out[f"{key} cpu"] = mean_of([row[f"{key}_cpu"] for row in rows if f"{key}_cpu" in row])
+        out[f"{key} cpu"] = mean_of([row[f"{key}_cpu"] for row in rows])
     return out
 
 
 def of_auto(rows: list[Row]) -> Row:
     """The stack against its members."""
     return {
-        "auto games": len(rows),
-        "auto runs": sum(row["seeds"] for row in rows),
         "auto": mean_of([max(row["auto"], -1.0) for row in rows]),
         "foolish auto": sum(row["auto"] < row["linear"] - 0.02 for row in rows),
         "auto below by over 0.01": sum(row["below"] > 0.01 for row in rows),

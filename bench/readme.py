@@ -112,7 +112,7 @@ def gp(found: dict) -> Iterator[str]:
         gain = row["mean gain capped at 1"]
         scores = " / ".join(f"{row[key]:.3f}" for key in ("linear", "ours", "gp", "auto"))
         yield (
-            f"| {row['samples']:,} | {row['auto games']}, {row['auto runs']} | {scores} | "
+            f"| {row['samples']:,} | {row['games']}, {row['runs']} | {scores} | "
             f"{row['auto below by over 0.01']} / "
             f"{row['told below by over 0.01'] if row['told games'] else '-'} | "
             f"{f'{gain:+.3f}' if gain != '' else '-'} | {row['gp covered']:.0%} | "
