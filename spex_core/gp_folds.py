@@ -34,7 +34,9 @@ class GpRecipe:
         larger level may cost.
         hedge: z0 and b. Where the terms are better on samples left out than a linear fit by z
         standard errors, the share of a linear fit in the result is 1 / (1 + exp(b (z - z0))).
-        least: a share below that, of either, is none.
+        least: a share below that, of either, is none. clear: samples from which a linear fit has
+        none too where the terms are better by so many standard errors of ranks, which rare large
+        values do not hide it from.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
@@ -60,6 +62,7 @@ class GpRecipe:
     caution: float = 0.25
     hedge: tuple[float, float] = (0.5, 1.2)
     least: float = 0.01
+    clear: tuple[int, float] = (2000, 6.0)
     listed: int = 1024
     candidates: int = 2048
     hidden: float = 1.0

@@ -15,7 +15,7 @@ from spex_core.gp import fit_gp
 from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
-from spex_core.gp_scores import share_of_line, surprise
+from spex_core.gp_scores import share_of_line, signed_ranks, surprise
 from spex_core.left_out import LEVELS, folds
 from spex_core.transform import r2
 
@@ -246,21 +246,43 @@ def test_how_clear_it_is_decides_on_the_share_of_a_linear_fit():
     line = np.full(100, 2.0)
     better = line - np.where(np.arange(100) % 2 == 0, 1.0, -0.8)
     z = 0.1 / 0.9 * 10  # 1.1 standard errors
-    share = share_of_line(better, line, GP_DEFAULT)
+    share = share_of_line(better, line, 100, GP_DEFAULT)
     assert share == pytest.approx(1 / (1 + np.exp(slope * (z - middle))))
-    assert share_of_line(line, better, GP_DEFAULT) == pytest.approx(
+    assert share_of_line(line, better, 100, GP_DEFAULT) == pytest.approx(
         1 / (1 + np.exp(slope * (-z - middle)))
     )
-    assert share_of_line(line, line, GP_DEFAULT) == pytest.approx(1 / (1 + np.exp(-slope * middle)))
-    assert share_of_line(0.5 * better, line, GP_DEFAULT) == 0.0  # by 12
-    assert share_of_line(line, 0.5 * better, GP_DEFAULT) == 1.0
+    assert share_of_line(line, line, 100, GP_DEFAULT) == pytest.approx(
+        1 / (1 + np.exp(-slope * middle))
+    )
+    assert share_of_line(0.5 * better, line, 100, GP_DEFAULT) == 0.0  # by 12
+    assert share_of_line(line, 0.5 * better, 100, GP_DEFAULT) == 1.0
     one = line.copy()
     one[0] = 1e6  # counts as clip times the mean
     limit = GP_DEFAULT.clip * 2.0
     z = (limit - 2.0) / 100 / (np.append(limit - 2.0, np.zeros(99)).std() / 10)
-    assert share_of_line(line, one, GP_DEFAULT) == pytest.approx(
+    assert share_of_line(line, one, 100, GP_DEFAULT) == pytest.approx(
         1 / (1 + np.exp(slope * (z - middle)))
     )
+
+
+def test_ranks_of_many_samples_decide_where_rare_errors_hide_the_rest():
+    rare = np.stack([np.full(100, 0.2), np.full(100, 0.3)])
+    rare[[0, 1], [0, 1]] = 40.0
+    enough, ranks = GP_DEFAULT.clear
+    assert 0.3 < share_of_line(*rare, enough - 1, GP_DEFAULT) < 0.9
+    assert share_of_line(*rare, enough, GP_DEFAULT) == 0.0
+    assert share_of_line(*rare[::-1], enough, GP_DEFAULT) > 0.3
+    assert signed_ranks(np.sqrt(rare[1]) - np.sqrt(rare[0])) > ranks
+
+
+def test_signed_ranks_are_wilcoxons():
+    x = np.array([3.0, -1.0, 2.0, -0.5])
+    assert signed_ranks(x) == pytest.approx((4 - 2 + 3 - 1) / 30**0.5)
+    assert signed_ranks(-x) == -signed_ranks(x)
+    assert signed_ranks(np.zeros(5)) == 0.0
+    rng = np.random.default_rng(1)
+    drawn = [signed_ranks(rng.normal(size=40)) for _ in range(2000)]
+    assert np.std(drawn) == pytest.approx(1.0, abs=0.05)
 
 
 def test_surprise_is_the_larger_of_two_means():
