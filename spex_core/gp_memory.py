@@ -120,8 +120,8 @@ def bytes_of(samples: int, n: int, outputs: int = 1) -> int:
     compared = 32 * _folds(T) * min(T, COMPARED) * min(T, 2 * COMPARED)  # float32, under 8 priors
     fitted = 8 * max(8 * min(T, FITTED) ** 2, 3 * T**2)  # covariances, factors and their inverses
     terms = 32 * 1024 * T + 5 * (n + 8192) * (n // 8 + 64)  # of trees at the samples; packed
-    pairs = 8 * paired * (3 * T + 512)
-    return 55_000_000 + compared + fitted + terms + pairs + outputs * (8 * T**2 + 3_000_000)
+    pairs = 8 * paired * (4 * T + 512)
+    return 60_000_000 + compared + fitted + terms + pairs + outputs * (8 * T**2 + 3_000_000)
 
 
 def seconds_of(samples: int, n: int, degree: int) -> float:
