@@ -254,7 +254,7 @@ def test_bad_starts_on_a_device(starts, causal, monkeypatch):
         if 0 <= begin < end <= 8 and not lost[begin]:
             own = [x[begin:end] for x in states]
             want = by_triton(*own, torch.tensor([0, end - begin]), causal=causal)
-            torch.testing.assert_close(got[begin:end], want)  # the interpreter's products are BLAS's
+            torch.testing.assert_close(got[begin:end], want)  # products are those of a BLAS
 
 
 def test_gradient():
