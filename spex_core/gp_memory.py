@@ -113,7 +113,7 @@ def affordable(samples: int, n: int, degree: int, outputs: int) -> bool:
 
 
 def bytes_of(samples: int, n: int, outputs: int = 1) -> int:
-    """Memory that a fit takes beyond what the process has, at the most: 5 to 150 % more than is
+    """Memory that a fit takes beyond what the process has, at the most: 25 to 160 % more than is
     seen from 300 samples up (bench/bench_gp_speed.py, tests/test_gp_memory.py). The first fit of a
     process also loads some 50 MB of libraries, which are in it."""
     T, paired = samples, min(n, PAIRED)
