@@ -32,11 +32,11 @@ class GpRecipe:
         temperature: of the shares of the priors, as in ProxySPEX. clip: squared errors count up to
         so many times their mean there, lest one sample decide. caution: standard errors that a
         larger level may cost.
-        hedge: z0 and b. Where the terms are better on samples left out than a linear fit by z
-        standard errors, the share of a linear fit in the result is 1 / (1 + exp(b (z - z0))).
-        least: a share below that, of either, is none. clear: samples from which a linear fit has
-        none too where the terms are better by so many standard errors of ranks, which rare large
-        values do not hide it from.
+        hedge: r, b and c. A linear fit has at least the share 1 / (1 + exp(b (R2 - level) + c z)) of
+        the result, R2 that of the terms on samples left out and z the standard errors by which they
+        are better there than the linear fit; level is r at 50 samples and falls as the fourth root
+        of their number. yield_to: z0 and b; and at least 1 / (1 + exp(b (z - z0))).
+        least: a share below that, of either, is none.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
@@ -60,9 +60,9 @@ class GpRecipe:
     temperature: float = 12.0
     clip: float = 16.0
     caution: float = 0.25
-    hedge: tuple[float, float] = (0.5, 1.2)
+    hedge: tuple[float, float, float] = (0.34, 8.0, 0.2)
+    yield_to: tuple[float, float] = (-2.0, 2.5)
     least: float = 0.01
-    clear: tuple[int, float] = (2000, 6.0)
     listed: int = 1024
     candidates: int = 2048
     hidden: float = 1.0

@@ -95,7 +95,7 @@ def score(
     kept = np.concatenate([part.process.kept for part in parts])
     line = np.concatenate([part.linear.kept for part in parts])
     squares = (kept - values) ** 2, (line - values) ** 2
-    straight = share_of_line(*squares, len(problem.values), problem.recipe)
+    straight = share_of_line(*squares, values.var(), len(problem.values), problem.recipe)
     if problem.n > terms:
         straight = float(straight > 0.5)
     linear = np.concatenate([part.linear.whole for part in parts])
@@ -111,25 +111,22 @@ def score(
     )
 
 
-def share_of_line(terms: np.ndarray, line: np.ndarray, samples: int, recipe: GpRecipe) -> float:
+def share_of_line(
+    terms: np.ndarray, line: np.ndarray, variance: float, samples: int, recipe: GpRecipe
+) -> float:
     """The share of a linear fit, from its squared errors and those of the terms on samples left
-    out, float64 (R,) each: the logistic function of the standard errors between their means; none
-    where the ranks of many samples are clear."""
-    enough, ranks = recipe.clear
-    if samples >= enough and signed_ranks(np.sqrt(line) - np.sqrt(terms)) > ranks:
-        return 0.0
+    out, float64 (R,) each, whose values have that variance: the less the terms explain there, or
+    where the linear fit does clearly more, the more."""
     limit = recipe.clip * min(terms.mean(), line.mean())
-    gain = np.minimum(line, limit) - np.minimum(terms, limit)
-    doubt = max(gain.std() / len(gain) ** 0.5, np.finfo(float).tiny)
-    middle, slope = recipe.hedge
-    share = 1.0 / (1.0 + np.exp(np.clip(slope * (gain.mean() / doubt - middle), -50.0, 50.0)))
+    terms, line = np.minimum(terms, limit), np.minimum(line, limit)
+    gain = line - terms
+    z = gain.mean() / max(gain.std() / len(gain) ** 0.5, np.finfo(float).tiny)
+    explained = 1.0 - terms.mean() / variance
+    level, by_r2, by_z = recipe.hedge
+    beaten, by_loss = recipe.yield_to
+    doubt = by_r2 * (level * (50 / samples) ** 0.25 - explained) - by_z * z
+    share = 1.0 / (1.0 + np.exp(-np.clip(max(doubt, by_loss * (beaten - z)), -50.0, 50.0)))
     return float(round(share) if min(share, 1.0 - share) < recipe.least else share)
-
-
-def signed_ranks(differences: np.ndarray) -> float:
-    """Wilcoxon's statistic in standard deviations: float64 (R,) -> how much is above zero."""
-    rank = np.argsort(np.argsort(np.abs(differences), kind="stable"), kind="stable") + 1.0
-    return float(np.sign(differences) @ rank / np.linalg.norm(rank))
 
 
 def surprise(squares: np.ndarray, variances: np.ndarray) -> float:

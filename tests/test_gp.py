@@ -15,13 +15,16 @@ from spex_core.gp import fit_gp
 from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
-from spex_core.gp_scores import share_of_line, signed_ranks, surprise
+from spex_core.gp_scores import share_of_line, surprise
 from spex_core.left_out import LEVELS, folds
 from spex_core.transform import r2
 
 N = 8
 # Whatever the samples left out say: none of a linear fit, half, and nothing else.
-ALONE, HALVED, LINEAR = (GpRecipe(hedge=hedge) for hedge in ((-99.0, 1.0), (0.0, 0.0), (99.0, 1.0)))
+ALONE, HALVED, LINEAR = (
+    GpRecipe(hedge=(level, slope, 0.0), yield_to=(-99.0, 1.0))
+    for level, slope in ((-99.0, 1.0), (0.0, 0.0), (99.0, 1.0))
+)
 
 
 @pytest.fixture(autouse=True)
@@ -241,48 +244,44 @@ def test_where_a_linear_fit_does_better_it_is_the_result():
     assert len(found.coefs) <= 31
 
 
-def test_how_clear_it_is_decides_on_the_share_of_a_linear_fit():
-    middle, slope = GP_DEFAULT.hedge
-    line = np.full(100, 2.0)
-    better = line - np.where(np.arange(100) % 2 == 0, 1.0, -0.8)
-    z = 0.1 / 0.9 * 10  # 1.1 standard errors
-    share = share_of_line(better, line, 100, GP_DEFAULT)
-    assert share == pytest.approx(1 / (1 + np.exp(slope * (z - middle))))
-    assert share_of_line(line, better, 100, GP_DEFAULT) == pytest.approx(
-        1 / (1 + np.exp(slope * (-z - middle)))
-    )
-    assert share_of_line(line, line, 100, GP_DEFAULT) == pytest.approx(
-        1 / (1 + np.exp(-slope * middle))
-    )
-    assert share_of_line(0.5 * better, line, 100, GP_DEFAULT) == 0.0  # by 12
-    assert share_of_line(line, 0.5 * better, 100, GP_DEFAULT) == 1.0
-    one = line.copy()
-    one[0] = 1e6  # counts as clip times the mean
-    limit = GP_DEFAULT.clip * 2.0
-    z = (limit - 2.0) / 100 / (np.append(limit - 2.0, np.zeros(99)).std() / 10)
-    assert share_of_line(line, one, 100, GP_DEFAULT) == pytest.approx(
-        1 / (1 + np.exp(slope * (z - middle)))
-    )
+def test_a_linear_fit_has_the_more_of_the_result_the_less_the_terms_explain():
+    level, by_r2, by_z = GP_DEFAULT.hedge
+    line = np.full(100, 0.9)
+    line[::2] = 1.1
+    for error, samples in ((0.99, 50), (0.7, 50), (0.7, 800), (0.5, 100)):
+        terms = np.full(100, error)  # of a variance of one: R2 is 1 - error
+        z = (1.0 - error) / 0.1 * 10
+        doubt = by_r2 * (level * (50 / samples) ** 0.25 - (1.0 - error)) - by_z * z
+        want = 1 / (1 + np.exp(-doubt))
+        assert share_of_line(terms, line, 1.0, samples, GP_DEFAULT) == pytest.approx(
+            want if want > GP_DEFAULT.least else 0.0
+        )
+    # The same errors are worth more where there is more to explain
+    shares = [share_of_line(line, line, v, 50, GP_DEFAULT) for v in (1.0, 1.5, 2.0, 8.0)]
+    assert shares[0] > 0.9 and shares == sorted(shares)[::-1] and shares[-1] < 0.02
 
 
-def test_ranks_of_many_samples_decide_where_rare_errors_hide_the_rest():
-    rare = np.stack([np.full(100, 0.2), np.full(100, 0.3)])
-    rare[[0, 1], [0, 1]] = 40.0
-    enough, ranks = GP_DEFAULT.clear
-    assert 0.3 < share_of_line(*rare, enough - 1, GP_DEFAULT) < 0.9
-    assert share_of_line(*rare, enough, GP_DEFAULT) == 0.0
-    assert share_of_line(*rare[::-1], enough, GP_DEFAULT) > 0.3
-    assert signed_ranks(np.sqrt(rare[1]) - np.sqrt(rare[0])) > ranks
+def test_a_linear_fit_that_is_clearly_better_has_most_of_the_result():
+    beaten, by_loss = GP_DEFAULT.yield_to
+    line = np.full(100, 0.01)
+    for z in (-2.0, -2.5, -3.0):
+        terms = line + 0.001 * (1.0 + np.where(np.arange(100) % 2, 10.0, -10.0) / -z)
+        share = share_of_line(terms, line, 1.0, 100, GP_DEFAULT)
+        assert share == pytest.approx(1 / (1 + np.exp(by_loss * (z - beaten))))
+    assert share_of_line(2.0 * line, line, 1.0, 100, GP_DEFAULT) == 1.0
+    assert share_of_line(line, 2.0 * line, 1.0, 100, GP_DEFAULT) == 0.0
 
 
-def test_signed_ranks_are_wilcoxons():
-    x = np.array([3.0, -1.0, 2.0, -0.5])
-    assert signed_ranks(x) == pytest.approx((4 - 2 + 3 - 1) / 30**0.5)
-    assert signed_ranks(-x) == -signed_ranks(x)
-    assert signed_ranks(np.zeros(5)) == 0.0
-    rng = np.random.default_rng(1)
-    drawn = [signed_ranks(rng.normal(size=40)) for _ in range(2000)]
-    assert np.std(drawn) == pytest.approx(1.0, abs=0.05)
+def test_one_large_error_does_not_decide_on_the_share():
+    terms, line = np.full(100, 0.1), np.full(100, 0.2)
+    line[0] = 1e6  # counts as clip times the mean of the other's
+    limit = GP_DEFAULT.clip * 0.1
+    gain = np.append(limit - 0.1, np.full(99, 0.1))
+    z = gain.mean() / (gain.std() / 10)
+    level, by_r2, by_z = GP_DEFAULT.hedge
+    want = 1 / (1 + np.exp(by_r2 * (0.9 - level * 0.5**0.25) + by_z * z))
+    found = share_of_line(terms, line, 1.0, 100, GpRecipe(least=0.0))
+    assert found == pytest.approx(want)
 
 
 def test_surprise_is_the_larger_of_two_means():
@@ -292,7 +291,7 @@ def test_surprise_is_the_larger_of_two_means():
     assert surprise(np.array([2.0, 0, 0, 0]), np.array([1.0, 1, 1, 5])) == 0.5
 
 
-def test_a_fit_that_is_not_clearly_better_has_a_share_of_a_linear_one():
+def test_a_fit_with_a_share_of_a_linear_one():
     rng = np.random.default_rng(5)
     dense = rng.random((50, 12)) < 0.5
     y = dense @ rng.normal(size=12) + 2.0 * (dense[:, 0] ^ dense[:, 1]) + rng.normal(size=50)
