@@ -22,6 +22,7 @@ from .errors import check, check_int
 from .gp_prior import BLOCK
 from .gp_process import Process
 from .prior import Terms
+from .records import distinct_rows
 from .ridge import one_thread
 from .transfers import down
 
@@ -86,9 +87,9 @@ def propose(
 def fresh(process: Process, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct masks that the process has not seen, and what it sees of them."""
     narrow = process.narrow(rows)
-    names = np.concatenate([down(process.masks).numpy(), narrow.numpy()])
-    _, first = np.unique(names, axis=0, return_index=True)
-    new = torch.from_numpy(np.sort(first[first >= len(process.masks)]) - len(process.masks))
+    both = torch.cat([down(process.masks), narrow]).numpy()
+    first, _ = distinct_rows(both.view(np.uint64))
+    new = torch.from_numpy(first[first >= len(process.masks)] - len(process.masks))
     return rows[new], narrow[new]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import ops
 from .anova import Anova
 from .prior import Terms
+from .records import distinct_rows
 from .ridge import one_thread, signs
 from .transfers import down, up
 
@@ -49,9 +50,11 @@ class Listed:
 
     def variance(self, terms: Terms) -> np.ndarray:
         """The prior variance of each term: float64 (S,)."""
-        names = [row.tobytes() for row in self.terms.packed().numpy()]
-        known = dict(zip(names, self.variances.tolist(), strict=True))
-        return np.array([known.get(row.tobytes(), 0.0) for row in terms.packed().numpy()])
+        both = torch.cat([self.terms.packed(), terms.packed()]).numpy()
+        first, slot = distinct_rows(both.view(np.uint64))
+        known = np.zeros(len(first))
+        known[slot[: len(self.variances)]] = self.variances
+        return known[slot[len(self.variances) :]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import masks as bits
 from .budget import MAX_TABLE
+from .records import distinct_rows
 
 SIGMAS = 6  # by which masks at random differ from uniform ones, before the report says so
 
@@ -57,9 +58,7 @@ def distinct(masks: Tensor, values: Tensor, n: int) -> Samples:
     table = values.numpy() if values.ndim == 2 else values.numpy()[:, None]
     powers = np.frexp(np.abs(table).max(0, initial=0.0))[1]
     table = np.ldexp(table, -powers)
-    _, first, slot = np.unique(masks.numpy(), axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    first, slot = first[order], np.argsort(order)[slot.reshape(-1)]
+    first, slot = distinct_rows(masks.numpy().view(np.uint64))
     over = table - table[first[slot]]  # over the value where the mask came first
     sums = np.zeros((len(first), table.shape[1]))
     np.add.at(sums, slot, over)

@@ -50,6 +50,25 @@ def test_equal_to_the_reference(rows, words, count) -> None:
     np.testing.assert_array_equal(kernels().mask_keys(masks), REFERENCE.mask_keys(masks))
 
 
+@pytest.mark.parametrize("words", [1, 2, 17])
+def test_distinct_rows_in_the_order_in_which_they_come(both, words) -> None:
+    rows = some(20, words, 1)[0][np.random.default_rng(0).integers(0, 20, 90)]
+    first, slot = records.distinct_rows(rows)
+    np.testing.assert_array_equal(rows[first][slot], rows)
+    assert (np.diff(first) > 0).all()
+    assert len(first) == len(np.unique(rows, axis=0)) < 20 + 1
+    assert [len(x) for x in records.distinct_rows(rows[:0])] == [0, 0]
+
+
+def test_distinct_rows_may_share_a_key(monkeypatch) -> None:
+    rows = some(20, 3, 1)[0][np.random.default_rng(0).integers(0, 20, 90)]
+    first, slot = records.distinct_rows(rows)
+    monkeypatch.setattr(records, "keys_of", lambda rows: rows[:, 0] % np.uint64(3))
+    again = records.distinct_rows(rows)
+    np.testing.assert_array_equal(again[0], first)
+    np.testing.assert_array_equal(again[1], slot)
+
+
 def test_there_and_back(both) -> None:
     masks, values, marks = some(50, 3, 2)
     layout = Layout(3, 2, IDENTITY)
