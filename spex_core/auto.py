@@ -36,6 +36,8 @@ class AutoRecipe:
     Attributes:
         parts: shares are multiples of 1 / parts.
         strength: samples left out that tell as much as the preference for the last member does.
+        doubt: times that the square of a linear fit's share counts there: the other members have
+        what they need of one, and rare large errors make a part of it look useful.
         worse: by how much R2 out of fold may be below that of the best member.
         clip: squared errors count up to so many times their mean, lest one sample decide.
         most_linear: features up to which a linear fit is a member of its own.
@@ -43,6 +45,7 @@ class AutoRecipe:
 
     parts: int = 20
     strength: float = 50.0
+    doubt: float = 20.0
     worse: float = 0.005
     clip: float = 9.0
     most_linear: int = 4096
@@ -192,14 +195,16 @@ def shares_of(
 
     Of all shares in steps, those whose error is not above the best member's by more than `worse` of
     the variance; of them the least mean square error, over that of the best member, plus
-    strength / R times the squared distance to the last member alone, GPSPEX if it is one.
+    strength / R times the squared distance to the last member alone, GPSPEX if it is one, in which
+    the share of a linear fit counts `doubt` times.
     """
     grid = simplex(len(fits), recipe.parts)  # (G, members)
     squares = (grid @ (np.stack(list(fits.values())) - truth)) ** 2  # (G, R)
     single = squares[grid.max(1) == 1].mean(1).min()
     allowed = squares.mean(1) <= single + recipe.worse * truth.var()
     error = np.minimum(squares, recipe.clip * single).mean(1)
-    away = ((grid - np.eye(len(fits))[-1]) ** 2).sum(1)
+    weight = np.array([recipe.doubt if name == "linear" else 1.0 for name in fits])
+    away = (grid - np.eye(len(fits))[-1]) ** 2 @ weight
     lost = error + single * recipe.strength / len(truth) * away
     chosen = grid[np.where(allowed, lost, np.inf).argmin()]
     return dict(zip(fits, chosen.tolist(), strict=True))
