@@ -23,7 +23,8 @@ from synthetic import hierarchical
 import spex_core
 from spex_core import gp_memory
 
-CASES = ((300, 64, 4), (1000, 64, 4), (5000, 40, 4))  # samples, features, largest order
+# Samples, features, largest order
+CASES = ((300, 64, 4), (1000, 64, 4), (5000, 40, 4), (50, 20_000, 2))
 THREADS = 2
 TERMS, SNR, TEST = 200, 20.0, 10_000
 RESULTS = HERE / "results" / "gp_speed.json"

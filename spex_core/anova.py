@@ -21,7 +21,6 @@ from torch import Tensor
 
 from . import ops
 from .lbfgs import minimise
-from .prior import Terms
 from .ridge import one_thread
 from .transfers import down, up
 
@@ -84,15 +83,15 @@ class Anova:
         """The covariance of Fourier coefficients with values: float64 (S, T)."""
         return ops.anova_cross(masks, support, *self._on(masks), bias=self.bias)
 
-    def variance(self, terms: Terms) -> np.ndarray:
-        """The prior variance of each coefficient F[k], float64 (S,): the sum over the sets S that
+    def variance(self, support: Tensor) -> np.ndarray:
+        """The prior variance of F[k] for packed k (S, W), float64 (S,): the sum over the sets S that
         contain k of Var G[S] bias**(2 |S| - 2 |k|) / (1 + bias**2)**|S|. As a covariance, with the
         empty mask and a bias of bias**2."""
         square = self.bias**2
-        packed, size = terms.packed(), (1.0 + square**2) / (1.0 + square) ** 2
+        size = (1.0 + square**2) / (1.0 + square) ** 2
         given = self.relevances, self._scaled(size)
-        empty = packed.new_zeros(1, packed.shape[1])
-        return ops.anova_cross(empty, packed, *given, bias=square)[:, 0].numpy()
+        empty = support.new_zeros(1, support.shape[1])
+        return ops.anova_cross(empty, support, *given, bias=square)[:, 0].numpy()
 
     def in_pairs(self, masks: Tensor) -> Tensor:
         """The covariance of a value with F[i, j], over relevances[i] relevances[j] w_i w_j as in

@@ -32,10 +32,11 @@ class GpRecipe:
         temperature: of the shares of the priors, as in ProxySPEX. clip: squared errors count up to
         so many times their mean there, lest one sample decide. caution: standard errors that a
         larger level may cost.
-        hedge: r, b and c. A linear fit has at least the share 1 / (1 + exp(b (R2 - level) + c z)) of
-        the result, R2 that of the terms on samples left out and z the standard errors by which they
-        are better there than the linear fit; level is r at 50 samples and falls as the fourth root
-        of their number. yield_to: z0 and b; and at least 1 / (1 + exp(b (z - z0))).
+        hedge: r, b and c. The share of a linear fit in the result is at least
+        1 / (1 + exp(b (R2 - level) + c z)), R2 that of the terms on samples left out and z the
+        standard errors by which they are better there than the linear fit; level is r at 50 samples
+        and falls as the fourth root of their number. yield_to: z0 and b; and at least
+        1 / (1 + exp(b (z - z0))).
         least: a share below that, of either, is none.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds

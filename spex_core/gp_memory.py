@@ -114,7 +114,7 @@ def affordable(samples: int, n: int, degree: int, outputs: int) -> bool:
 
 def bytes_of(samples: int, n: int, outputs: int = 1) -> int:
     """Memory that a fit takes beyond what the process has, at the most: 25 to 160 % more than is
-    seen from 300 samples up (bench/bench_gp_speed.py, tests/test_gp_memory.py). The first fit of a
+    seen (bench/bench_gp_speed.py, tests/test_gp_memory.py). The first fit of a
     process also loads some 50 MB of libraries, which are in it."""
     T, paired = samples, min(n, PAIRED)
     compared = 32 * _folds(T) * min(T, COMPARED) * min(T, 2 * COMPARED)  # float32, under 8 priors
@@ -126,13 +126,13 @@ def bytes_of(samples: int, n: int, outputs: int = 1) -> int:
 
 def seconds_of(samples: int, n: int, degree: int) -> float:
     """What a fit takes on one core, within a factor of two in most cases: the kernels of the folds
-    and of the last fit, boosting, terms of all features, the factor of all samples. The same on
-    every machine, so that one seed gives one result."""
-    T, folds = samples, _folds(samples)
-    pairs = folds * min(T, COMPARED) ** 2 + 2 * min(T, FITTED) ** 2
-    kernels = pairs * (8.5e-10 * min(T, FITTED) + 3.3e-10 * n * degree)
-    trees, terms = 1e-6 * folds * T * n * degree, 6e-9 * folds * n**2
-    return 0.5 + kernels + trees + terms + 1e-11 * T**3
+    and of the last fit, boosting and the terms of all features. The same on every machine, so that
+    one seed gives one result."""
+    folds, compared, fitted = _folds(samples), min(samples, COMPARED), min(samples, FITTED)
+    trials = folds * compared**2 * (2.3e-9 * compared + 1.1e-9 * n * degree)
+    last = fitted**2 * (1.75e-9 * fitted + 2.2e-9 * n * degree)
+    trees_and_terms = folds * (2.6e-8 * samples + 5.3e-5) * n * degree
+    return 0.43 + trials + last + trees_and_terms
 
 
 def _folds(samples: int) -> int:

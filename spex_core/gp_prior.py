@@ -48,9 +48,9 @@ class Listed:
         with one_thread():
             return (left * scale[:, None]).T @ right
 
-    def variance(self, terms: Terms) -> np.ndarray:
-        """The prior variance of each term: float64 (S,)."""
-        both = torch.cat([self.terms.packed(), terms.packed()]).numpy()
+    def variance(self, support: Tensor) -> np.ndarray:
+        """The prior variance of each of packed terms (S, W): float64 (S,)."""
+        both = torch.cat([self.terms.packed(), support]).numpy()
         first, slot = distinct_rows(both.view(np.uint64))
         known = np.zeros(len(first))
         known[slot[: len(self.variances)]] = self.variances
@@ -81,13 +81,15 @@ class Mixture:
 
     def variance(self, terms: Terms) -> np.ndarray:
         """The prior variance of each coefficient: float64 (S,)."""
-        shared = (share * part.variance(terms) for part, share in self.biased())
-        return sum(shared, start=self._variance_alone(terms))
+        support = terms.packed()
+        shared = (share * part.variance(support) for part, share in self.biased())
+        return sum(shared, start=self._variance_alone(support))
 
     def cross(self, masks: Tensor, terms: Terms) -> Tensor:
         """The covariance of coefficients with values: float64 (S, T), where the masks are."""
-        given = terms.packed(), torch.from_numpy(self._variance_alone(terms))
-        support, alone = (up(x, masks.device) for x in given)
+        support = terms.packed()
+        alone = up(torch.from_numpy(self._variance_alone(support)), masks.device)
+        support = up(support, masks.device)
         out = signs(ops.parity_bits(masks, support), len(masks)).double() * alone[:, None]
         for part, share in self.biased():
             out.add_(part.cross(masks, support), alpha=share)
@@ -95,9 +97,10 @@ class Mixture:
 
     def coefs(self, masks: Tensor, terms: Terms, dual: Tensor) -> Tensor:
         """cross(masks, terms) @ dual, on the host, some terms at a time: float64 (S,)."""
-        support = up(terms.packed(), masks.device)
-        out = down(ops.parity_adjoint(masks, support, dual))
-        out *= torch.from_numpy(self._variance_alone(terms))
+        support = terms.packed()
+        alone = torch.from_numpy(self._variance_alone(support))
+        support = up(support, masks.device)
+        out = down(ops.parity_adjoint(masks, support, dual)).mul_(alone)
         for part, share in self.biased():
             with one_thread():
                 sums = [part.cross(masks, rows) @ dual for rows in support.split(BLOCK)]
@@ -108,12 +111,12 @@ class Mixture:
         """The priors under which coefficients are not independent, with their shares."""
         return [(part, share) for part, share in kernels_of(self) if part.bias]
 
-    def _variance_alone(self, terms: Terms) -> np.ndarray:
+    def _variance_alone(self, support: Tensor) -> np.ndarray:
         """Of each coefficient by itself, 1 for the constant, under the priors that have no bias."""
-        out = (terms.orders == 0).astype(float)
+        out = (~support.any(1)).double().numpy()
         for part, share in self.weighted():
             if not bias_of(part):
-                out += share * part.variance(terms)
+                out += share * part.variance(support)
         return out
 
     def weighted(self) -> Iterator[tuple[Anova | Listed, float]]:

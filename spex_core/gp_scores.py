@@ -11,8 +11,9 @@ from torch import Tensor
 from . import ops
 from .gp_folds import GpRecipe, Problem, Trial
 from .gp_prior import Mixture, mixture_of
-from .gp_process import Process, posterior, spectrum
+from .gp_process import posterior, spectrum
 from .left_out import LeftOut
+from .prior import Terms
 from .proxy import strongest
 from .sums import added
 from .transfers import down, up
@@ -57,7 +58,7 @@ class Predictions:
         if share in (0.0, 1.0):
             return (self.linear if share else self.process).kept
         parts = [(1.0 - share, self.process), (share, self.linear)]
-        support, coefs = added([(one.support, part * one.coefs) for part, one in parts])
+        support, coefs = added([(one.terms.packed(), part * one.coefs) for part, one in parts])
         if len(coefs) > terms + 1:
             return values_at(self.masks, *strongest(support, coefs, terms))
         return (1.0 - share) * self.process.kept + share * self.linear.kept
@@ -66,12 +67,12 @@ class Predictions:
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """By one process: values and their standard errors, float64 (R,), and the values by its largest
-    terms, which are packed int64 (S, W) and float64 (S,)."""
+    terms, whose coefficients are float64 (S,)."""
 
     whole: np.ndarray
     stderr: np.ndarray
     kept: np.ndarray
-    support: Tensor
+    terms: Terms
     coefs: Tensor
 
 
@@ -145,19 +146,13 @@ def predictions(
     found = []
     for prior, noise in ((mixture, level), (mixture_of(one.priors, {"linear": 1.0}), linear_level)):
         process = posterior(problem.n, masks, y, prior, noise)
-        kept = transform_of(process, terms, problem.recipe)
+        kept, coefs, _ = spectrum(process, terms, problem.recipe.candidates)
+        coefs[0] += process.mean
         values, stderr = process.predict_there(unseen)
         assert stderr is not None  # they are asked for
-        found.append(Prediction(values, stderr, values_at(unseen, *kept), *kept))
+        by_terms = values_at(unseen, kept.packed(), coefs)
+        found.append(Prediction(values, stderr, by_terms, kept, coefs))
     return Predictions(outside.numpy(), unseen, *found)
-
-
-def transform_of(process: Process, terms: int, recipe: GpRecipe) -> tuple[Tensor, Tensor]:
-    """The constant and the largest terms of a process whose unit is one, packed, and their
-    coefficients."""
-    kept, coefs, _ = spectrum(process, terms, recipe.candidates)
-    coefs[0] += process.mean
-    return kept.packed(), coefs
 
 
 def values_at(masks: Tensor, support: Tensor, coefs: Tensor) -> np.ndarray:

@@ -53,11 +53,7 @@ class Terms:
         return Terms(self.n, self.sets[rows])
 
     def packed(self) -> Tensor:
-        """int64 (S, W), made once."""
-        return self._packed
-
-    @functools.cached_property
-    def _packed(self) -> Tensor:
+        """int64 (S, W)."""
         table = np.where(self.sets < self.n, self.sets, -1)
         return bits.pack_rows(torch.from_numpy(table), self.n)
 

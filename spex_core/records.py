@@ -48,7 +48,8 @@ def distinct_rows(rows: Words) -> tuple[np.ndarray, np.ndarray]:
     """Which of packed rows (T, W) come for the first time, in their order, and which of those each
     row equals: int64 (D,) and (T,). By keys; all words are compared where two rows share one."""
     _, first, slot = np.unique(keys_of(rows), return_index=True, return_inverse=True)
-    if not np.array_equal(rows[first[slot]], rows):
+    again = np.flatnonzero(first[slot] != np.arange(len(rows)))
+    if not np.array_equal(rows[first[slot[again]]], rows[again]):
         _, first, slot = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[slot.reshape(-1)]

@@ -84,7 +84,7 @@ def test_a_kernel_is_the_covariance_of_its_coefficients(n, orders, bias):
     )
     terms = all_terms(n, orders)
     matrix, x = prior_matrix(kernel, terms), characters(dense, terms)
-    variance = kernel.variance(terms)
+    variance = kernel.variance(terms.packed())
     np.testing.assert_allclose(variance, matrix.diagonal(), atol=1e-14)
     want = x @ matrix @ x.T
     np.testing.assert_allclose(kernel.covariance(packed, packed).numpy(), want, atol=1e-12)
@@ -93,9 +93,9 @@ def test_a_kernel_is_the_covariance_of_its_coefficients(n, orders, bias):
     np.testing.assert_allclose(cross, matrix @ x.T, atol=1e-12)
     assert variance.sum() == pytest.approx(float(kernel.variances.sum()))
     wider = Terms(n, np.pad(terms.sets, ((0, 0), (0, 2)), constant_values=n))
-    np.testing.assert_array_equal(kernel.variance(wider), variance)
+    np.testing.assert_array_equal(kernel.variance(wider.packed()), variance)
     too_large = Terms(n, np.arange(n, dtype=np.int32)[None])
-    assert orders >= n or kernel.variance(too_large).tolist() == [0.0]
+    assert orders >= n or kernel.variance(too_large.packed()).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0, 0.5])
@@ -118,7 +118,8 @@ def test_the_covariance_of_a_value_with_pairs(bias):
 def test_an_order_without_relevant_features_has_no_variance():
     relevances = torch.tensor([1.0, 1.0, 0.0]).double()
     kernel = Anova(relevances, torch.tensor([0.0, 0.5, 0.25, 0.25]).double())
-    by_order = np.bincount(all_terms(3, 3).orders, weights=kernel.variance(all_terms(3, 3)))
+    terms = all_terms(3, 3)
+    by_order = np.bincount(terms.orders, weights=kernel.variance(terms.packed()))
     assert by_order.tolist() == [0.0, 0.5, 0.25, 0.0]
     assert kernel.in_pairs(torch.zeros(1, 1, dtype=torch.int64)).tolist() == [0.25]
 

@@ -93,6 +93,15 @@ def test_one_sample_does_not_decide() -> None:
     assert shares_of(fits, truth, AutoRecipe(worse=1.0))["gpspex"] >= 0.3
 
 
+def test_rare_errors_bring_in_little_of_a_linear_fit() -> None:
+    """It errs more, but not where the others err most."""
+    fits, truth = left_out({"linear": 0.6, "proxyspex": 0.31, "gpspex": 0.3}, 1000)
+    fits["gpspex"][:30] += 2.0
+    fits["proxyspex"][:30] += 2.0
+    alike = shares_of(fits, truth, AutoRecipe(doubt=1.0))["linear"]
+    assert shares_of(fits, truth, AUTO)["linear"] < 0.7 * alike
+
+
 def test_a_sum_of_transforms() -> None:
     one = torch.tensor([[0], [5], [2]]), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     two = torch.tensor([[2], [0], [-1]]), torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)

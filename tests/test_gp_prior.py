@@ -45,7 +45,7 @@ def matrix_of(mixed, terms):
     total = np.diag((terms.orders == 0).astype(float))
     for part, share in zip(mixed.parts, mixed.shares, strict=True):
         anova = isinstance(part, Anova)
-        total += share * (prior_matrix(part, terms) if anova else np.diag(part.variance(terms)))
+        total += share * (prior_matrix(part, terms) if anova else np.diag(part.variance(terms.packed())))
     return total
 
 
@@ -103,7 +103,7 @@ def test_few_terms_are_the_likely_ones():
     assert own < found
     assert {(), *((j,) for j in range(n))} < found
     alone = mixed.parts[0]
-    variance = alone.variance(every)
+    variance = alone.variance(every.packed())
     for d, size in (
         (2, np.abs(variance * (characters(dense, every).T @ dual.numpy()))),
         (3, variance),
