@@ -84,7 +84,7 @@ class Anova:
         return ops.anova_cross(masks, support, *self._on(masks), bias=self.bias)
 
     def variance(self, support: Tensor) -> np.ndarray:
-        """The prior variance of F[k] for packed k (S, W), float64 (S,): the sum over the sets S that
+        """The prior variance of F[k], packed k (S, W) -> float64 (S,): the sum over the sets S that
         contain k of Var G[S] bias**(2 |S| - 2 |k|) / (1 + bias**2)**|S|. As a covariance, with the
         empty mask and a bias of bias**2."""
         square = self.bias**2

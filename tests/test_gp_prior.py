@@ -44,8 +44,10 @@ def matrix_of(mixed, terms):
     """The covariance of all coefficients under a mixture: of the constant, and of each part."""
     total = np.diag((terms.orders == 0).astype(float))
     for part, share in zip(mixed.parts, mixed.shares, strict=True):
-        anova = isinstance(part, Anova)
-        total += share * (prior_matrix(part, terms) if anova else np.diag(part.variance(terms.packed())))
+        if isinstance(part, Anova):
+            total += share * prior_matrix(part, terms)
+        else:
+            total += share * np.diag(part.variance(terms.packed()))
     return total
 
 
