@@ -258,7 +258,9 @@ def test_a_linear_fit_has_the_more_of_the_result_the_less_the_terms_explain():
         )
     # The same errors are worth more where there is more to explain
     shares = [share_of_line(line, line, v, 50, GP_DEFAULT) for v in (1.0, 1.5, 2.0, 8.0)]
-    assert shares[0] > 0.9 and shares == sorted(shares)[::-1] and shares[-1] < 0.02
+    assert shares == sorted(shares)[::-1]
+    assert shares[0] > 0.9
+    assert shares[-1] < 0.02
 
 
 def test_a_linear_fit_that_is_clearly_better_has_most_of_the_result():
