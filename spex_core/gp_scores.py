@@ -96,7 +96,8 @@ def score(
     kept = np.concatenate([part.process.kept for part in parts])
     line = np.concatenate([part.linear.kept for part in parts])
     squares = (kept - values) ** 2, (line - values) ** 2
-    straight = share_of_line(*squares, values.var(), len(problem.values), problem.recipe)
+    variance = max(values.var(), LEAST_STDERR**2)
+    straight = share_of_line(*squares, variance, len(problem.values), problem.recipe)
     if problem.n > terms:
         straight = float(straight > 0.5)
     linear = np.concatenate([part.linear.whole for part in parts])

@@ -286,6 +286,20 @@ def test_one_large_error_does_not_decide_on_the_share():
     assert found == pytest.approx(want)
 
 
+def test_an_outlier_in_a_fold_that_nobody_scores():
+    """The samples that score the fit are all alike."""
+    dense = np.random.default_rng(0).random((1000, 12)) < 0.5
+    y = np.zeros(1000)
+    y[np.flatnonzero(folds(1000, 4, seed=0) == 3)[0]] = 1.0
+    (found,) = fit_gp(
+        *(bits.pack(dense), torch.from_numpy(y)[None], 12),
+        degree=2, terms=None, trees=False, seed=0,
+    )  # fmt: skip
+    assert found.left_out == 750
+    assert torch.isfinite(found.coefs).all()
+    assert torch.isfinite(found.stderr).all()
+
+
 def test_surprise_is_the_larger_of_two_means():
     ones = np.ones(4)
     assert surprise(4.0 * ones, 2.0 * ones) == 2.0
