@@ -141,7 +141,8 @@ def gp_speed(found: dict) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for row in found["rows"]:
         yield (
-            f"| {row['samples']:,} samples, n = {row['n']:,} | {row['degree']} | {row['wall']:.1f} | "
+            f"| {row['samples']:,} samples, n = {row['n']:,} | {row['degree']} | "
+            f"{row['wall']:.1f} | "
             f"{row['cpu']:.1f} / {row['stated_cpu']:.1f} | {row['mb']:.0f} / "
             f"{row['stated_mb']:.0f} | {row['r2']:.3f} |"
         )
