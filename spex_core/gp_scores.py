@@ -96,8 +96,7 @@ def score(
     kept = np.concatenate([part.process.kept for part in parts])
     line = np.concatenate([part.linear.kept for part in parts])
     squares = (kept - values) ** 2, (line - values) ** 2
-    variance = max(values.var(), LEAST_STDERR**2)
-    straight = share_of_line(*squares, variance, len(problem.values), problem.recipe)
+    straight = share_of_line(*squares, values.var(), len(problem.values), problem.recipe)
     if problem.n > terms:
         straight = float(straight > 0.5)
     linear = np.concatenate([part.linear.whole for part in parts])
@@ -123,7 +122,7 @@ def share_of_line(
     terms, line = np.minimum(terms, limit), np.minimum(line, limit)
     gain = line - terms
     z = gain.mean() / max(gain.std() / len(gain) ** 0.5, np.finfo(float).tiny)
-    explained = 1.0 - terms.mean() / variance
+    explained = 1.0 - terms.mean() / max(variance, LEAST_STDERR**2)
     level, by_r2, by_z = recipe.hedge
     beaten, by_loss = recipe.yield_to
     doubt = by_r2 * (level * (50 / samples) ** 0.25 - explained) - by_z * z

@@ -96,7 +96,7 @@ def gpspex(
              the CPU, over 5,000, before f is called; EvaluationError if f fails, holding what was
              paid for.
     Cost:    f aside, gp_memory.seconds_of says: some 70 times T**2 (T + n degree) products for T
-             samples up to 1,500, on one thread; T**3 beyond, and pairs of features. At degree 4
+             samples up to 1,500, on one thread, and little but a factor of all beyond. At degree 4
              1.2 s for 300 samples of 64 features, 6.8 s for 1,000, 7.3 s for 5,000 of 40; and 36,
              143 and 832 MB (bench/bench_gp_speed.py). gp_memory.bytes_of says no less.
     Source:  Butler et al. 2025 (ProxySPEX, the trees); Rasmussen and Williams 2006, chapters 2 and

@@ -295,6 +295,8 @@ def test_an_outlier_in_a_fold_that_nobody_scores():
         *(bits.pack(dense), torch.from_numpy(y)[None], 12),
         degree=2, terms=None, trees=False, seed=0,
     )  # fmt: skip
+    errors = np.full(50, 0.01), np.full(50, 0.01)
+    assert share_of_line(*errors, 0.0, 50, GP_DEFAULT) == 1.0
     assert found.left_out == 750
     assert torch.isfinite(found.coefs).all()
     assert torch.isfinite(found.stderr).all()
