@@ -21,7 +21,8 @@ from .prefixes import BRANCHING
 from .prior import Terms
 from .proxy import ProxyFit, fit_default
 from .ridge import leave_one_out
-from .sums import added, errors_of, with_others
+from .sparse import added
+from .sums import errors_of, with_others
 from .transform import r2
 from .uniform import Algorithm, UniformRecipe
 

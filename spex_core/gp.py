@@ -21,9 +21,10 @@ from .gp_process import Process, missed_share, posterior, spectrum
 from .gp_scores import score
 from .left_out import folds, mean_of
 from .prior import Spectra, choose_support
-from .proxy import DEFAULT, ProxyFit, bag_spectra, strongest
+from .proxy import DEFAULT, ProxyFit, bag_spectra
 from .ridge import one_thread
-from .sums import added, errors_of, with_others
+from .sparse import added, strongest
+from .sums import errors_of, with_others
 from .transfers import up
 from .transform import r2
 

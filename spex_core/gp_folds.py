@@ -3,7 +3,7 @@ samples left out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .anova import Anova, Taste, fit_anova, kernel_of, linear
 from .gp_prior import Listed
+from .hedge import Hedge
 from .left_out import LEVELS, largest, mean_of, path_errors, shares_of
 from .prior import Spectra, Terms, prior_variances
 from .proxy import ALL_LINEAR
@@ -32,12 +33,7 @@ class GpRecipe:
         temperature: of the shares of the priors, as in ProxySPEX. clip: squared errors count up to
         so many times their mean there, lest one sample decide. caution: standard errors that a
         larger level may cost.
-        hedge: r, b and c. The share of a linear fit in the result is at least
-        1 / (1 + exp(b (R2 - level) + c z)), R2 that of the terms on samples left out and z the
-        standard errors by which they are better there than the linear fit; level is r at 50 samples
-        and falls as the fourth root of their number. yield_to: z0 and b; and at least
-        1 / (1 + exp(b (z - z0))).
-        least: a share below that, of either, is none.
+        hedge: how large a share of the result is a linear fit.
         listed: terms of each prior that trees make. candidates: terms of each order looked at.
         hidden: share of the noise that is taken for terms up to the degree which the prior holds
         unlikely: all, since a function that gives one answer has no other noise than terms.
@@ -61,9 +57,7 @@ class GpRecipe:
     temperature: float = 12.0
     clip: float = 16.0
     caution: float = 0.25
-    hedge: tuple[float, float, float] = (0.34, 8.0, 0.2)
-    yield_to: tuple[float, float] = (-2.0, 2.5)
-    least: float = 0.01
+    hedge: Hedge = field(default=Hedge(level=0.34))
     listed: int = 1024
     candidates: int = 2048
     hidden: float = 1.0

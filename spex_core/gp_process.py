@@ -15,8 +15,8 @@ from . import ops
 from .gp_prior import BLOCK, Mixture, likely_terms
 from .left_out import mean_of
 from .prior import Terms
-from .proxy import DUST
 from .ridge import one_thread
+from .sparse import DUST
 from .transfers import down, up
 
 PROBES, PROBE = 1024, 34  # masks at which a result is held against its process, and their stream

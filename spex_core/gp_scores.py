@@ -9,13 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from . import ops
-from .gp_folds import GpRecipe, Problem, Trial
+from .gp_folds import Problem, Trial
 from .gp_prior import Mixture, mixture_of
 from .gp_process import posterior, spectrum
 from .left_out import LeftOut
 from .prior import Terms
-from .proxy import strongest
-from .sums import added
+from .sparse import added, strongest
 from .transfers import down, up
 
 LEAST_STDERR = 1e-3  # of values whose standard deviation is 1: less is of folds without an outlier
@@ -96,7 +95,7 @@ def score(
     kept = np.concatenate([part.process.kept for part in parts])
     line = np.concatenate([part.linear.kept for part in parts])
     squares = (kept - values) ** 2, (line - values) ** 2
-    straight = share_of_line(*squares, values.var(), len(problem.values), problem.recipe)
+    straight = problem.recipe.hedge.share_of_line(*squares, values.var(), len(problem.values))
     if problem.n > terms:
         straight = float(straight > 0.5)
     linear = np.concatenate([part.linear.whole for part in parts])
@@ -110,24 +109,6 @@ def score(
         predicted=LeftOut(rows, both, linear),
         whole=(1.0 - straight) * whole + straight * linear,
     )
-
-
-def share_of_line(
-    terms: np.ndarray, line: np.ndarray, variance: float, samples: int, recipe: GpRecipe
-) -> float:
-    """The share of a linear fit, from its squared errors and those of the terms on samples left
-    out, float64 (R,) each, whose values have that variance: the less the terms explain there, or
-    where the linear fit does clearly more, the more."""
-    limit = recipe.clip * min(terms.mean(), line.mean())
-    terms, line = np.minimum(terms, limit), np.minimum(line, limit)
-    gain = line - terms
-    z = gain.mean() / max(gain.std() / len(gain) ** 0.5, np.finfo(float).tiny)
-    explained = 1.0 - terms.mean() / max(variance, LEAST_STDERR**2)
-    level, by_r2, by_z = recipe.hedge
-    beaten, by_loss = recipe.yield_to
-    doubt = by_r2 * (level * (50 / samples) ** 0.25 - explained) - by_z * z
-    share = 1.0 / (1.0 + np.exp(-np.clip(max(doubt, by_loss * (beaten - z)), -50.0, 50.0)))
-    return float(round(share) if min(share, 1.0 - share) < recipe.least else share)
 
 
 def surprise(squares: np.ndarray, variances: np.ndarray) -> float:

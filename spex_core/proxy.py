@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import masks as bits
 from . import ops
+from .hedge import Hedge
 from .left_out import (
     LEVELS,
     LeftOut,
@@ -27,7 +28,8 @@ from .left_out import (
     shares_of,
 )
 from .prior import Spectra, Terms, choose_support, prior_variances, terms_of
-from .ridge import one_thread, ridge, signs
+from .ridge import Fit, one_thread, ridge, signs
+from .sparse import added, strongest, without_dust
 from .transform import r2
 
 
@@ -49,6 +51,7 @@ class Recipe:
         at then, where there are more samples than `compared`. scored: samples that score the fit
         and a linear one, at least.
         temperature: of the weights of the priors; 0 takes the best one alone.
+        hedge: how large a share of the result is a linear fit where that is not the better one.
     """
 
     folds: tuple[int, int] = (4, 8)
@@ -68,6 +71,7 @@ class Recipe:
     compared_folds: int = 3
     scored: int = 750
     temperature: float = 12.0
+    hedge: Hedge = field(default=Hedge(level=0.28))
 
     def folds_of(self, samples: int) -> int:
         """How many parts so many samples are dealt into: the fewer samples, the more."""
@@ -76,7 +80,6 @@ class Recipe:
 
 
 DEFAULT = Recipe()
-DUST = 1e-8  # share of the energy that the terms left out hold together
 ALL_LINEAR = 65_536  # features that a linear fit takes in: as many sets of n bits, 512 MB
 
 
@@ -208,43 +211,79 @@ class Problem:
         zero = np.zeros(())
         return sum((share * priors[name] for name, share in mixture.items() if share), zero)
 
+    @property
+    def count(self) -> int:
+        """Of the folds."""
+        return int(self.fold.max()) + 1
+
     def folds(self, few: int) -> range:
         """The folds to look at: all of a small problem, else a few."""
-        count = int(self.fold.max()) + 1
-        return range(count if len(self.values) <= self.recipe.compared else min(few, count))
+        return range(
+            self.count if len(self.values) <= self.recipe.compared else min(few, self.count)
+        )
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
-    """The mixture of priors or, where that predicts samples left out better, a linear fit; of
-    either, no more than `terms`."""
+    """The mixture of priors with a share of a linear fit, or that fit alone where it predicts
+    samples left out better; one alone where no more than `terms` are to be kept."""
     recipe = problem.recipe
     half = int(recipe.share * len(problem.values))
     size = terms or min(max(half, recipe.candidates), recipe.most)
     mixture, level, linear_level = compare_priors(problem)
     left_out, cut = without_them(problem, mixture, level, linear_level, size, terms)
     truth = problem.values.numpy()[left_out.rows]
-    score, score_cut = r2(truth, left_out.fitted), r2(truth, cut)
-    if score_cut > score:
-        left_out = dataclasses.replace(left_out, fitted=cut)
-        chosen, level = single_features(problem.support), linear_level
+    squares = (left_out.fitted - truth) ** 2, (cut - truth) ** 2
+    straight = float(squares[1].sum() < squares[0].sum())
+    if not straight and terms is None:
+        straight = recipe.hedge.share_of_line(*squares, truth.var(), len(problem.values))
+    priors: list[tuple[float, Terms, np.ndarray, float]] = []
+    if straight < 1.0:
+        own = take(problem.support, problem.blend(mixture), size)
+        priors.append((1.0 - straight, *own, level))
+    if straight:
+        priors.append((straight, *single_features(problem.support), linear_level))
+    parts = [
+        (share, *regression(problem, chosen, variance, noise, terms))
+        for share, chosen, variance, noise in priors
+    ]
+    support, coefs = added([(where, share * unit * found) for share, where, found, _ in parts])
+    coefs[0] += mean
+    effective = sum(share * fit.effective for share, *_, fit in parts)
+    fitted = (1.0 - straight) * left_out.fitted + straight * cut
+    return ProxyFit(
+        *(support, coefs, r2(truth, fitted), r2(truth, left_out.linear), len(truth)),
+        effective=min(effective, float(len(coefs))),  # none of it in the dust
+        note=described(
+            problem.count, recipe, mixture, straight, max(f.residual for *_, f in parts)
+        ),
+        predicted=dataclasses.replace(left_out, fitted=fitted).in_units(mean, unit),
+    )
+
+
+def regression(
+    problem: Problem, terms: Terms, variance: np.ndarray, level: float, most: int | None
+) -> tuple[Tensor, Tensor, Fit]:
+    """Of all samples on those terms and a constant: the `most` strongest without dust, and the
+    fit."""
+    support, variances = with_constant(terms, variance)
+    fit = ridge(problem.masks, problem.values, support, variances, level)
+    return *without_dust(*strongest(support, fit.coefs, most)), fit
+
+
+def described(
+    folds: int, recipe: Recipe, mixture: dict[str, float], straight: float, residual: float
+) -> str:
+    """A result in words, for the report."""
+    if straight == 1.0:
         note = "a linear fit, the best on samples left out"
     else:
-        chosen = take(problem.support, problem.blend(mixture), size)
-        note = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
-        bags = f"{problem.fold.max() + 1} bags of {len(recipe.depths)} x {recipe.trees} trees"
-        note = f"{bags}; prior {note}"
-    support, variance = with_constant(*chosen)
-    fit = ridge(problem.masks, problem.values, support, variance, level)
-    if fit.residual:
-        note += f"; conjugate gradients stopped at a residual of {fit.residual:.0e}"
-    support, coefs = without_dust(*strongest(support, fit.coefs * unit, terms))
-    coefs[0] += mean
-    effective = min(fit.effective, float(len(coefs)))  # none of it in the dust
-    return ProxyFit(
-        *(support, coefs, max(score, score_cut), r2(truth, left_out.linear), len(truth)),
-        *(effective, note),
-        predicted=left_out.in_units(mean, unit),
-    )
+        prior = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
+        note = f"{folds} bags of {len(recipe.depths)} x {recipe.trees} trees; prior {prior}"
+        if straight:
+            note += f"; with {straight:.0%} of a linear fit"
+    if residual:
+        note += f"; conjugate gradients stopped at a residual of {residual:.0e}"
+    return note
 
 
 def without_them(
@@ -260,7 +299,7 @@ def without_them(
     recipe, linear = problem.recipe, single_features(problem.support)
     few = terms is not None and terms < len(linear[1])
     parts = []
-    for k in problem.folds(-(-recipe.scored * (problem.fold.max() + 1) // len(problem.values))):
+    for k in problem.folds(-(-recipe.scored * problem.count // len(problem.values))):
         inside, outside = problem.split(k)
         chosen = take(problem.support, problem.blend(mixture, k), size)
         fitted = predict(problem, *chosen, level, inside, outside)
@@ -328,24 +367,6 @@ def with_constant(terms: Terms, variance: np.ndarray) -> tuple[Tensor, Tensor]:
     packed = terms.packed()
     support = torch.cat([packed.new_zeros(1, packed.shape[1]), packed])
     return support, torch.from_numpy(np.append(1.0, variance))
-
-
-def strongest(support: Tensor, coefs: Tensor, terms: int | None) -> tuple[Tensor, Tensor]:
-    """The constant, which comes first, and the so many terms of largest coefficient."""
-    if terms is None or len(coefs) <= terms + 1:
-        return support, coefs
-    top = torch.argsort(coefs[1:].abs(), descending=True, stable=True)[:terms] + 1
-    rows = torch.cat([top.new_zeros(1), top])
-    return support[rows], coefs[rows]
-
-
-def without_dust(support: Tensor, coefs: Tensor) -> tuple[Tensor, Tensor]:
-    """The constant, which comes first, and all terms but the least that hold DUST of the energy."""
-    energy, order = coefs[1:].square().sort(stable=True)
-    held = energy.cumsum(0)
-    keep = torch.ones_like(coefs, dtype=torch.bool)
-    keep[1 + order[held <= DUST * held[-1:]]] = False
-    return support[keep], coefs[keep]
 
 
 def predict(

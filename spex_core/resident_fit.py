@@ -14,10 +14,11 @@ from torch import Tensor
 from . import masks as bits
 from . import ops
 from .left_out import FOLDS, LEVELS, linear_covariance, shares_of
-from .proxy import ALL_LINEAR, DEFAULT, ProxyFit, Recipe, strongest, without_dust
+from .proxy import ALL_LINEAR, DEFAULT, ProxyFit, Recipe, described
 from .resident import r_squared
-from .resident_prior import Spectra, Terms, choose_support, prior_variances, terms_of
-from .ridge import ridge, ridge_path, signs
+from .resident_prior import TINY, Spectra, Terms, choose_support, prior_variances, terms_of
+from .ridge import Fit, ridge, ridge_path, signs
+from .sparse import added, strongest, without_dust
 from .transfers import Transfers
 
 
@@ -137,32 +138,64 @@ def fit_problem(
         inside, outside = problem.split(k)
         chosen = largest(problem.blend(mixture, k), size)
         own = predict(problem, problem.support[chosen[0]], chosen[1], level, inside, outside)
-        straight = *linear, linear_level, inside, outside
-        of_linear = predict(problem, *straight)
-        cut = predict(problem, *straight, terms) if few else of_linear
+        line = *linear, linear_level, inside, outside
+        of_linear = predict(problem, *line)
+        cut = predict(problem, *line, terms) if few else of_linear
         fits.append(torch.stack([problem.values[outside], own, of_linear, cut]))
-    truth, *fitted = torch.cat(fits, 1)
-    scores = torch.stack([r_squared(truth, x) for x in fitted])
-    score, score_linear, score_cut = transfers.down(scores).tolist()
-    if score_cut > score:
-        (chosen_terms, variance), level = linear, linear_level
-        note = "a linear fit, the best on samples left out"
-    else:
+    truth, fitted, of_linear, cut = torch.cat(fits, 1)
+    evidence = evidence_there((fitted - truth) ** 2, (cut - truth) ** 2, truth, recipe.hedge.clip)
+    explained, z, better = transfers.down(evidence).tolist()
+    straight = better
+    if not straight and terms is None:
+        straight = recipe.hedge.share(explained, z, total)
+    fitted = (1.0 - straight) * fitted + straight * cut
+    scores = torch.stack([r_squared(truth, x) for x in (fitted, of_linear)])
+    priors: list[tuple[float, Terms, Tensor, float]] = []
+    if straight < 1.0:
         rows, variance = largest(problem.blend(mixture), size)
-        chosen_terms = problem.support[rows]
-        note = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
-        bags = f"{problem.count} bags of {len(recipe.depths)} x {recipe.trees} trees"
-        note = f"{bags}; prior {note}"
-    support, variance = with_constant(chosen_terms, variance)
-    found = ridge(problem.masks, problem.values, support, variance, level)
-    if found.residual:
-        note += f"; conjugate gradients stopped at a residual of {found.residual:.0e}"
-    support, coefs = without_dust(*strongest(support, found.coefs * unit, terms))
-    coefs[0] += mean
-    effective = min(found.effective, float(len(coefs)))
-    better = max(score, score_cut)
-    there = transfers.down(support), transfers.down(coefs)
-    return ProxyFit(*there, better, score_linear, len(truth), effective, note)
+        priors.append((1.0 - straight, problem.support[rows], variance, level))
+    if straight:
+        priors.append((straight, *linear, linear_level))
+    parts = [
+        (share, *regression(problem, chosen, variance, noise, terms))
+        for share, chosen, variance, noise in priors
+    ]
+    support, coefs = added(
+        [
+            (transfers.down(where), transfers.down(share * unit * found))
+            for share, where, found, _ in parts
+        ]
+    )
+    coefs[0] += float(transfers.down(mean))
+    effective = sum(share * fit.effective for share, *_, fit in parts)
+    score, score_linear = transfers.down(scores).tolist()
+    return ProxyFit(
+        *(support, coefs, score, score_linear, len(truth)),
+        effective=min(effective, float(len(coefs))),
+        note=described(
+            problem.count, recipe, mixture, straight, max(f.residual for *_, f in parts)
+        ),
+    )
+
+
+def evidence_there(terms: Tensor, line: Tensor, truth: Tensor, clip: float) -> Tensor:
+    """hedge.evidence of squared errors of the device, and whether the line's are less."""
+    better = line.sum() < terms.sum()
+    limit = clip * torch.minimum(terms.mean(), line.mean())
+    terms, line = terms.minimum(limit), line.minimum(limit)
+    gain, lost = line - terms, terms.mean()
+    z = gain.mean() / (gain.std(correction=0) / len(gain) ** 0.5).clamp(min=TINY)
+    explained = 1.0 - lost / truth.var(correction=0).maximum(1e-9 * lost).clamp(min=TINY)
+    return torch.stack([explained, z, better.double()])
+
+
+def regression(
+    problem: Problem, terms: Terms, variance: Tensor, level: float, most: int | None
+) -> tuple[Tensor, Tensor, Fit]:
+    """proxy.regression."""
+    support, variances = with_constant(terms, variance)
+    fit = ridge(problem.masks, problem.values, support, variances, level)
+    return *without_dust(*strongest(support, fit.coefs, most)), fit
 
 
 def single_features(support: Terms) -> tuple[Terms, Tensor]:

@@ -1,27 +1,15 @@
-"""Fits that are sums of others: coefficients added up, their errors, their processes."""
+"""Fits that are sums of others: their processes, and the errors of their coefficients."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from . import masks as bits
 from .gp_process import Process, missed_share
 from .prior import terms_of
-from .records import distinct_rows
-
-
-def added(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The sum of transforms: packed int64 (S, W) and float64 (S,) each, the constant first."""
-    rows = torch.cat([support for support, _ in parts])
-    first, slot = distinct_rows(rows.numpy().view(np.uint64))
-    coefs = np.bincount(slot, weights=torch.cat([coefs for _, coefs in parts]).numpy())
-    support = rows[torch.from_numpy(first)]
-    order = support.any(1).argsort(stable=True)
-    return support[order], torch.from_numpy(coefs)[order]
+from .sparse import added
 
 
 def with_others(process: Process, share: float, others: list[tuple[Tensor, Tensor]]) -> Process:

@@ -14,8 +14,7 @@ from test_proxyspex import drawn, simple
 from spex_core import fit, gp_memory
 from spex_core import masks as bits
 from spex_core.auto import AUTO, AutoRecipe, linear_fit, shares_of, simplex
-from spex_core.proxy import strongest
-from spex_core.sums import added
+from spex_core.sparse import added, strongest
 
 
 @pytest.fixture(autouse=True)

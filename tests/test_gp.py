@@ -15,14 +15,15 @@ from spex_core.gp import fit_gp
 from spex_core.gp_folds import GP_DEFAULT, GpRecipe, Problem, cautious, spread_out, trial
 from spex_core.gp_prior import Listed, Mixture
 from spex_core.gp_process import missed_share, posterior, spectrum
-from spex_core.gp_scores import share_of_line, surprise
+from spex_core.gp_scores import surprise
+from spex_core.hedge import Hedge
 from spex_core.left_out import LEVELS, folds
 from spex_core.transform import r2
 
 N = 8
 # Whatever the samples left out say: none of a linear fit, half, and nothing else.
 ALONE, HALVED, LINEAR = (
-    GpRecipe(hedge=(level, slope, 0.0), yield_to=(-99.0, 1.0))
+    GpRecipe(hedge=Hedge(level, slope, weight=0.0, beaten=-99.0))
     for level, slope in ((-99.0, 1.0), (0.0, 0.0), (99.0, 1.0))
 )
 
@@ -244,48 +245,6 @@ def test_where_a_linear_fit_does_better_it_is_the_result():
     assert len(found.coefs) <= 31
 
 
-def test_a_linear_fit_has_the_more_of_the_result_the_less_the_terms_explain():
-    level, by_r2, by_z = GP_DEFAULT.hedge
-    line = np.full(100, 0.9)
-    line[::2] = 1.1
-    for error, samples in ((0.99, 50), (0.7, 50), (0.7, 800), (0.5, 100)):
-        terms = np.full(100, error)  # of a variance of one: R2 is 1 - error
-        z = (1.0 - error) / 0.1 * 10
-        doubt = by_r2 * (level * (50 / samples) ** 0.25 - (1.0 - error)) - by_z * z
-        want = 1 / (1 + np.exp(-doubt))
-        assert share_of_line(terms, line, 1.0, samples, GP_DEFAULT) == pytest.approx(
-            want if want > GP_DEFAULT.least else 0.0
-        )
-    # The same errors are worth more where there is more to explain
-    shares = [share_of_line(line, line, v, 50, GP_DEFAULT) for v in (1.0, 1.5, 2.0, 8.0)]
-    assert shares == sorted(shares)[::-1]
-    assert shares[0] > 0.9
-    assert shares[-1] < 0.02
-
-
-def test_a_linear_fit_that_is_clearly_better_has_most_of_the_result():
-    beaten, by_loss = GP_DEFAULT.yield_to
-    line = np.full(100, 0.01)
-    for z in (-2.0, -2.5, -3.0):
-        terms = line + 0.001 * (1.0 + np.where(np.arange(100) % 2, 10.0, -10.0) / -z)
-        share = share_of_line(terms, line, 1.0, 100, GP_DEFAULT)
-        assert share == pytest.approx(1 / (1 + np.exp(by_loss * (z - beaten))))
-    assert share_of_line(2.0 * line, line, 1.0, 100, GP_DEFAULT) == 1.0
-    assert share_of_line(line, 2.0 * line, 1.0, 100, GP_DEFAULT) == 0.0
-
-
-def test_one_large_error_does_not_decide_on_the_share():
-    terms, line = np.full(100, 0.1), np.full(100, 0.2)
-    line[0] = 1e6  # counts as clip times the mean of the other's
-    limit = GP_DEFAULT.clip * 0.1
-    gain = np.append(limit - 0.1, np.full(99, 0.1))
-    z = gain.mean() / (gain.std() / 10)
-    level, by_r2, by_z = GP_DEFAULT.hedge
-    want = 1 / (1 + np.exp(by_r2 * (0.9 - level * 0.5**0.25) + by_z * z))
-    found = share_of_line(terms, line, 1.0, 100, GpRecipe(least=0.0))
-    assert found == pytest.approx(want)
-
-
 def test_an_outlier_in_a_fold_that_nobody_scores():
     """The samples that score the fit are all alike."""
     dense = np.random.default_rng(0).random((1000, 12)) < 0.5
@@ -295,8 +254,6 @@ def test_an_outlier_in_a_fold_that_nobody_scores():
         *(bits.pack(dense), torch.from_numpy(y)[None], 12),
         degree=2, terms=None, trees=False, seed=0,
     )  # fmt: skip
-    errors = np.full(50, 0.01), np.full(50, 0.01)
-    assert share_of_line(*errors, 0.0, 50, GP_DEFAULT) == 1.0
     assert found.left_out == 750
     assert torch.isfinite(found.coefs).all()
     assert torch.isfinite(found.stderr).all()

@@ -64,7 +64,8 @@ ORDER = [
         "transform",
         "resident",
     ),
-    *("tree_dumps", "trees", "samples", "prior", "ridge", "left_out", "proxy", "proxy_paper"),
+    *("tree_dumps", "trees", "samples", "prior", "ridge", "left_out", "hedge", "sparse"),
+    *("proxy", "proxy_paper"),
     *("resident_prior", "resident_fit", "resident_uniform", "resident_proxy"),
     *(
         "lbfgs",

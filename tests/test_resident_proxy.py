@@ -105,7 +105,8 @@ def test_what_moves_does_not_grow_with_the_samples() -> None:
         terms = found.fits[0].support.nbytes + found.fits[0].coefs.nbytes
         moved.append(found.moved["to_host"] - batches - terms)
     of_priors, of_mixture = 4 * 8 * 27, 8 * 27
-    each = 4 + 1 + 8 + 24 + 6  # a power, what varies, a constant, scores, orders
+    # A power, what varies, a constant, how good the fits are, scores, orders, the mean.
+    each = 4 + 1 + 8 + 24 + 16 + 6 + 8
     assert {x - each - of_priors for x in moved} <= {0, of_mixture}, moved
 
 
