@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TINY = float(np.finfo(float).tiny)
+CLIP = 16.0  # squared errors count up to so many times the lesser mean, lest one sample decide
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class Hedge:
         the fourth root of their number. slope: of the rule there. weight: of z, the standard errors
         by which squared errors of the terms are below those of the linear fit.
         beaten, steep: at z = `beaten` the linear fit has at least half, by a rule of this slope.
-        clip: squared errors count up to so many times the lesser mean, lest one sample decide.
         least: a share below that, of either, is none.
     """
 
@@ -29,7 +29,6 @@ class Hedge:
     weight: float = 0.2
     beaten: float = -2.0
     steep: float = 2.5
-    clip: float = 16.0
     least: float = 0.01
 
     def share(self, explained: float, z: float, samples: int) -> float:
@@ -48,15 +47,26 @@ class Hedge:
     ) -> float:
         """`share`, from the squared errors of the terms and of the linear fit on samples left out,
         float64 (R,) each, whose values have that variance."""
-        return self.share(*evidence(terms, line, variance, self.clip), samples)
+        explained, z = evidence(terms, line, variance)
+        return self.share(explained, z, samples)
 
 
-def evidence(
-    terms: np.ndarray, line: np.ndarray, variance: float, clip: float
-) -> tuple[float, float]:
-    """R2 of the terms and z, of squared errors that count up to `clip` times the lesser mean."""
-    limit = clip * min(terms.mean(), line.mean())
+def evidence(terms: np.ndarray, line: np.ndarray, variance: float) -> tuple[float, float]:
+    """R2 of the terms and z, from squared errors."""
+    limit = CLIP * min(terms.mean(), line.mean())
     terms, line = np.minimum(terms, limit), np.minimum(line, limit)
     gain, lost = line - terms, float(terms.mean())
     z = gain.mean() / max(gain.std() / len(gain) ** 0.5, TINY)
     return 1.0 - lost / max(variance, 1e-9 * lost, TINY), float(z)
+
+
+def bound(terms: np.ndarray, line: np.ndarray) -> float:
+    """The least share of the linear fit with which the sum has less squared error than that fit
+    alone, from the errors of both on samples left out, float64 (R,) each; 1 if none has.
+
+    With d = terms - line a share of 1 - u has |line|**2 + 2 u <line, d> + u**2 |d|**2: that of the
+    line at u = -2 <line, d> / |d|**2, of which a thousandth is taken off, to outdo rounding.
+    """
+    apart = terms - line
+    most = -1.998 * float((line * apart).sum()) / max(float((apart * apart).sum()), TINY)
+    return 1.0 - min(max(most, 0.0), 1.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import masks as bits
 from . import ops
-from .hedge import Hedge
+from .hedge import Hedge, bound
 from .left_out import (
     LEVELS,
     LeftOut,
@@ -51,7 +51,8 @@ class Recipe:
         at then, where there are more samples than `compared`. scored: samples that score the fit
         and a linear one, at least.
         temperature: of the weights of the priors; 0 takes the best one alone.
-        hedge: how large a share of the result is a linear fit where that is not the better one.
+        hedge: how large a share of the result is a linear fit, at least; None: the result is the
+        one of the two that predicts samples left out better.
     """
 
     folds: tuple[int, int] = (4, 8)
@@ -71,7 +72,7 @@ class Recipe:
     compared_folds: int = 3
     scored: int = 750
     temperature: float = 12.0
-    hedge: Hedge = field(default=Hedge(level=0.28))
+    hedge: Hedge | None = field(default=Hedge(level=0.22))
 
     def folds_of(self, samples: int) -> int:
         """How many parts so many samples are dealt into: the fewer samples, the more."""
@@ -224,18 +225,22 @@ class Problem:
 
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
-    """The mixture of priors with a share of a linear fit, or that fit alone where it predicts
-    samples left out better; one alone where no more than `terms` are to be kept."""
+    """The mixture of priors with a share of a linear fit, enough to predict samples left out no
+    worse than that fit does; the better one alone where no more than `terms` are to be kept."""
     recipe = problem.recipe
     half = int(recipe.share * len(problem.values))
     size = terms or min(max(half, recipe.candidates), recipe.most)
     mixture, level, linear_level = compare_priors(problem)
     left_out, cut = without_them(problem, mixture, level, linear_level, size, terms)
     truth = problem.values.numpy()[left_out.rows]
-    squares = (left_out.fitted - truth) ** 2, (cut - truth) ** 2
-    straight = float(squares[1].sum() < squares[0].sum())
-    if not straight and terms is None:
-        straight = recipe.hedge.share_of_line(*squares, truth.var(), len(problem.values))
+    errors = left_out.fitted - truth, cut - truth
+    straight = bound(*errors)
+    if terms is not None or recipe.hedge is None:
+        straight = float(straight > 0.0)
+    else:
+        own, line = (error**2 for error in errors)
+        doubt = recipe.hedge.share_of_line(own, line, truth.var(), len(problem.values))
+        straight = max(straight, doubt)
     priors: list[tuple[float, Terms, np.ndarray, float]] = []
     if straight < 1.0:
         own = take(problem.support, problem.blend(mixture), size)

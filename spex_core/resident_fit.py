@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import masks as bits
 from . import ops
+from .hedge import CLIP
 from .left_out import FOLDS, LEVELS, linear_covariance, shares_of
 from .proxy import ALL_LINEAR, DEFAULT, ProxyFit, Recipe, described
 from .resident import r_squared
@@ -143,11 +144,12 @@ def fit_problem(
         cut = predict(problem, *line, terms) if few else of_linear
         fits.append(torch.stack([problem.values[outside], own, of_linear, cut]))
     truth, fitted, of_linear, cut = torch.cat(fits, 1)
-    evidence = evidence_there((fitted - truth) ** 2, (cut - truth) ** 2, truth, recipe.hedge.clip)
-    explained, z, better = transfers.down(evidence).tolist()
-    straight = better
-    if not straight and terms is None:
-        straight = recipe.hedge.share(explained, z, total)
+    errors = fitted - truth, cut - truth
+    straight, explained, z = transfers.down(evidence_there(*errors, truth)).tolist()
+    if terms is not None or recipe.hedge is None:
+        straight = float(straight > 0.0)
+    else:
+        straight = max(straight, recipe.hedge.share(explained, z, total))
     fitted = (1.0 - straight) * fitted + straight * cut
     scores = torch.stack([r_squared(truth, x) for x in (fitted, of_linear)])
     priors: list[tuple[float, Terms, Tensor, float]] = []
@@ -178,15 +180,17 @@ def fit_problem(
     )
 
 
-def evidence_there(terms: Tensor, line: Tensor, truth: Tensor, clip: float) -> Tensor:
-    """hedge.evidence of squared errors of the device, and whether the line's are less."""
-    better = line.sum() < terms.sum()
-    limit = clip * torch.minimum(terms.mean(), line.mean())
+def evidence_there(terms: Tensor, line: Tensor, truth: Tensor) -> Tensor:
+    """hedge.bound and hedge.evidence of errors of the device: float64 (3,)."""
+    apart = terms - line
+    most = -1.998 * (line * apart).sum() / (apart * apart).sum().clamp(min=TINY)
+    terms, line = terms**2, line**2
+    limit = CLIP * torch.minimum(terms.mean(), line.mean())
     terms, line = terms.minimum(limit), line.minimum(limit)
     gain, lost = line - terms, terms.mean()
     z = gain.mean() / (gain.std(correction=0) / len(gain) ** 0.5).clamp(min=TINY)
     explained = 1.0 - lost / truth.var(correction=0).maximum(1e-9 * lost).clamp(min=TINY)
-    return torch.stack([explained, z, better.double()])
+    return torch.stack([1.0 - most.clamp(0.0, 1.0), explained, z])
 
 
 def regression(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spex_core.hedge import Hedge
+from spex_core.hedge import CLIP, Hedge, bound
 
 HEDGE = Hedge(level=0.34)
 
@@ -42,8 +42,8 @@ def test_a_linear_fit_that_is_clearly_better_has_most_of_the_result() -> None:
 
 def test_one_large_error_does_not_decide() -> None:
     terms, line = np.full(100, 0.1), np.full(100, 0.2)
-    line[0] = 1e6  # counts as clip times the mean of the other's
-    gain = np.append(HEDGE.clip * 0.1 - 0.1, np.full(99, 0.1))
+    line[0] = 1e6  # counts as CLIP times the mean of the other's
+    gain = np.append(CLIP * 0.1 - 0.1, np.full(99, 0.1))
     z = gain.mean() / (gain.std() / 10)
     want = logistic(HEDGE.slope * (HEDGE.level * 0.5**0.25 - 0.9) - HEDGE.weight * z)
     assert Hedge(HEDGE.level, least=0.0).share_of_line(terms, line, 1.0, 100) == pytest.approx(want)
@@ -62,3 +62,21 @@ def test_samples_that_are_all_alike() -> None:
     off, on = np.full(50, 0.01), np.zeros(50)
     assert HEDGE.share_of_line(off, off, 0.0, 50) == 1.0
     assert HEDGE.share_of_line(on, on, 0.0, 50) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_the_bound_a_sum_is_no_worse_than_the_line(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    line = rng.normal(size=40)
+    terms = 0.5 * line + rng.normal(size=40) * (0.3 + 0.3 * seed)
+
+    def lost(share: float) -> float:
+        return (((1 - share) * terms + share * line) ** 2).sum()
+
+    least = bound(terms, line)
+    shares = np.linspace(0, 1, 2001)[:-1]
+    good = [share for share in shares if lost(share) < lost(1.0)]
+    assert least == pytest.approx(min(good, default=1.0), abs=2e-3)
+    assert lost(least) <= lost(1.0)
+    assert bound(terms, np.zeros(40)) == 1.0
+    assert bound(np.zeros(40), line) == 0.0

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from spex_core import masks as bits
 from spex_core import ops, proxy
-from spex_core.auto import linear_fit
+from spex_core.auto import UNHEDGED, linear_fit
+from spex_core.hedge import Hedge
 from spex_core.left_out import (
     LEVELS,
     folds,
@@ -33,8 +34,9 @@ from spex_core.proxy import (
     bag_spectra,
     compare_priors,
     fit_default,
-    without_dust,
 )
+from spex_core.sparse import without_dust
+from spex_core.transform import r2
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -249,11 +251,15 @@ def test_largest() -> None:
 @pytest.mark.parametrize("n", [6, 12, 40])
 @pytest.mark.parametrize("seed", [0, 2, 4])
 def test_a_linear_function_is_fitted_by_a_linear_fit(n: int, seed: int) -> None:
-    """With few noisy samples interactions only add noise: ridge on single features it is."""
+    """With few noisy samples interactions only add noise: ridge on single features it is, where one
+    fit is taken; else it has its share."""
     rng = np.random.default_rng([n, seed])
     f, noise = linear(rng.normal(size=n)), torch.from_numpy(rng.normal(size=60))
     masks, values, dense = samples(f, n, 60, seed)
     (found,) = fit_default(masks, values + noise, n, degree=5, seed=seed)
+    assert found.note.endswith("of a linear fit") or found.note.startswith("a linear fit")
+    assert found.r2 >= found.r2_linear
+    (found,) = fit_default(masks, values + noise, n, degree=5, seed=seed, recipe=UNHEDGED)
     assert found.note == "a linear fit, the best on samples left out"
     assert (found.r2, found.left_out) == (found.r2_linear, 60)
     assert score(found, n, f) > max(0.6, found.r2 - 0.2)  # of the function without its noise
@@ -266,6 +272,47 @@ def test_a_linear_function_is_fitted_by_a_linear_fit(n: int, seed: int) -> None:
         coefs = coefs / np.append(1.0, np.full(n, np.sqrt(n))) + y.mean() * (np.arange(n + 1) == 0)
         errors.append(np.abs(coefs - found.coefs.numpy()).max())
     assert min(errors) < 1e-9
+
+
+def test_a_fit_with_a_share_of_a_linear_one() -> None:
+    """Coefficients and predictions are added up, and scored so."""
+    rng = np.random.default_rng(5)
+    dense = rng.random((50, 12)) < 0.5
+    y = dense @ rng.normal(size=12) + 2.0 * (dense[:, 0] ^ dense[:, 1]) + rng.normal(size=50)
+    alone, mixed, line = (
+        fit_default(
+            *(bits.pack(dense), torch.from_numpy(y)[None], 12),
+            degree=3,
+            recipe=dataclasses.replace(DEFAULT, hedge=hedge),
+        )[0]
+        for hedge in (None, Hedge(0.0, slope=0.0, weight=0.0, beaten=-99.0), Hedge(99.0))
+    )
+    assert mixed.note == alone.note + "; with 50% of a linear fit"
+    assert line.note == "a linear fit, the best on samples left out"
+    fits = [dict(zip(bits.unpack_sets(x.support), x.coefs.tolist(), strict=True))
+            for x in (alone, mixed, line)]  # fmt: skip
+    assert set(fits[1]) == set(fits[0]) | set(fits[2])
+    assert set(fits[2]) < set(fits[0])
+    for term, coef in fits[1].items():
+        want = 0.5 * fits[0].get(term, 0.0) + 0.5 * fits[2].get(term, 0.0)
+        assert coef == pytest.approx(want, abs=1e-12)
+    assert mixed.effective == pytest.approx(0.5 * alone.effective + 0.5 * line.effective)
+    want = 0.5 * alone.predicted.fitted + 0.5 * alone.predicted.linear
+    np.testing.assert_allclose(mixed.predicted.fitted, want, atol=1e-12)
+    assert mixed.r2 == pytest.approx(r2(y[mixed.predicted.rows], want))
+    (few,) = fit_default(bits.pack(dense), torch.from_numpy(y)[None], 12, degree=3, terms=40)
+    assert "of a linear fit" not in few.note  # no place for the terms of both
+
+
+def test_as_much_of_a_linear_fit_as_is_no_worse() -> None:
+    """A rule that wants none gets so much."""
+    rng = np.random.default_rng([12, 4])
+    f, noise = linear(rng.normal(size=12)), torch.from_numpy(rng.normal(size=60))
+    masks, values, _ = samples(f, 12, 60, 4)
+    recipe = dataclasses.replace(DEFAULT, hedge=Hedge(-99.0, beaten=-99.0))
+    (found,) = fit_default(masks, values + noise, 12, degree=5, seed=4, recipe=recipe)
+    assert "of a linear fit" in found.note
+    assert found.r2_linear <= found.r2 < found.r2_linear + 1e-3
 
 
 def test_a_linear_function_of_more_features_than_terms_are_compared() -> None:

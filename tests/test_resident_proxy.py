@@ -96,6 +96,17 @@ def test_a_linear_fit_has_no_more_terms_than_asked_for() -> None:
     assert fit.r2 < 0.8 < 0.999 < fit.r2_linear
 
 
+@pytest.mark.parametrize(("n", "budget"), [(20, 40), (70, 60)])
+def test_a_share_of_a_linear_fit(n: int, budget: int, on_a_device: None) -> None:
+    f = smooth(n)
+    (fit,) = run(f, n, budget).fits
+    host = spex_core.proxyspex(lambda x: f(torch.from_numpy(x)).numpy(), n=n, budget=budget, seed=3)
+    assert fit.note.endswith("% of a linear fit")
+    assert host.report.plan.endswith(fit.note)
+    assert len(fit.support) == len(host.transform) > n
+    assert (fit.r2, fit.r2_linear) == pytest.approx((host.report.r2, host.report.r2_linear))
+
+
 def test_what_moves_does_not_grow_with_the_samples() -> None:
     moved = []
     for budget in (300, 900):
