@@ -6,7 +6,8 @@ Each line changes one choice. R2 on unseen masks, mean over all games that have 
 n, 2 n and 4 n log2 n samples (at least 16, at most 3,000) and at 300; `worst` is the largest loss
 against the chosen recipe on one game and number of samples, `cpu` the mean seconds of a fit, one
 thread. `leave-one-out` takes the ridge level of least leave-one-out error among those of the path,
-in closed form, instead of the one that is best on samples left out of the trees. Half an hour.
+in closed form, instead of the one that is best on samples left out of the trees. `the better of two
+fits` mixes no share of a linear one in; `hedge at` wants more of it, or less. Half an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import statistics
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import games
 import numpy as np
@@ -25,6 +26,7 @@ from harness import HERE, Row, table, write
 
 from spex_core import masks as bits
 from spex_core import ops, proxy
+from spex_core.hedge import Hedge
 from spex_core.left_out import LEVELS
 from spex_core.proxy import DEFAULT, Recipe, fit_default
 from spex_core.ridge import Fit, ridge, signs
@@ -49,6 +51,9 @@ VARIANTS: dict[str, Recipe] = {
     "exponent 1.5": replace(DEFAULT, exponent=1.5),
     "best prior alone": replace(DEFAULT, temperature=0.0),
     "temperature 4": replace(DEFAULT, temperature=4.0),
+    "the better of two fits": replace(DEFAULT, hedge=None),
+    "hedge at 0.1": replace(DEFAULT, hedge=Hedge(0.1)),
+    "hedge at 0.34": replace(DEFAULT, hedge=Hedge(0.34)),
     "leave-one-out": DEFAULT,
 }
 KINDS = {
@@ -106,7 +111,7 @@ def main() -> None:
         table([row])
         there[variant] = row
         rows = [there[name] for name in VARIANTS if name in there]
-        write("refit", rows, cases=len(chosen), recipe=vars(DEFAULT) | {"depths": [2, 0]})
+        write("refit", rows, cases=len(chosen), recipe=asdict(DEFAULT))
     table(rows, f"R2 on unseen masks, {len(chosen)} games and numbers of samples")
 
 

@@ -48,8 +48,8 @@ def proxyspex(
 
     Boosted trees are fitted to the values, and the largest terms of their exact Fourier spectrum
     are fitted again to all values. `preset="default"` does so by ridge regression under a prior
-    that the trees and the samples left out of them decide on; `preset="paper"` is the published
-    recipe. A budget of 2**n evaluates every mask (n <= 24), and the result is then exact.
+    that the trees and the samples left out of them decide on, with a share of a linear fit where
+    few samples speak for more (hedge.py); `preset="paper"` is the published recipe. A budget of 2**n evaluates every mask (n <= 24), and the result is then exact.
 
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs. Or
@@ -59,9 +59,9 @@ def proxyspex(
         preset: "default" or "paper".
         degree: the largest order of a term, 1 to 16, which is the depth of the trees.
         terms: Fourier terms to fit at most, beside the constant; by default half the samples, from
-            1,024 to 8,192, and all features where a linear fit is better. Of a linear fit the
-            strongest `terms` are kept if they do better than as many chosen by trees. Not for the
-            paper's recipe, which keeps 95 % of the energy.
+            1,024 to 8,192, and all features where a share of the result is a linear fit. With
+            `terms` it is either: of a linear fit the strongest are kept if they do better than as
+            many chosen by trees. Not for the paper's recipe, which keeps 95 % of the energy.
         prefix_sharing: draw the masks in groups that agree on their first features, for a model
             that computes a shared prefix once; for the default preset. It saves such a model some
             55 % of the tokens of the features. At the same number of masks R2 is a little lower
