@@ -18,8 +18,8 @@ from .errors import BackendUnavailable
 Backend = Literal["auto", "reference", "cpu", "triton", "cuda"]
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
-# op -> the backends that implement it. ops.py, ops_gp.py and ops_inference.py hold one `match` per
-# op with the same names.
+# op -> the backends that implement it. ops.py and ops_*.py hold one `match` per op with the same
+# names.
 OPS: dict[str, tuple[str, ...]] = {
     "fwht": ("reference", "cpu", "triton", "cuda"),
     "affine_masks": ("reference", "cpu", "triton"),

@@ -49,7 +49,8 @@ def proxyspex(
     Boosted trees are fitted to the values, and the largest terms of their exact Fourier spectrum
     are fitted again to all values. `preset="default"` does so by ridge regression under a prior
     that the trees and the samples left out of them decide on, with a share of a linear fit where
-    few samples speak for more (hedge.py); `preset="paper"` is the published recipe. A budget of 2**n evaluates every mask (n <= 24), and the result is then exact.
+    few samples speak for more (hedge.py); `preset="paper"` is the published recipe. A budget of
+    2**n evaluates every mask (n <= 24), and the result is then exact.
 
     Args:
         f: any callable, bool (batch, n) array -> (batch,) numbers, or (batch, q) for q outputs. Or

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import spex_core
-from spex_core import backend, ops, ops_gp, ops_inference
+from spex_core import backend, ops, ops_decode, ops_gp, ops_inference, ops_trees
 from spex_core.backend import BACKENDS, OPS, pick, table, why_not
 from spex_core.errors import BackendUnavailable, SpexError
 
@@ -48,7 +48,7 @@ def only(monkeypatch: pytest.MonkeyPatch):
 def test_every_public_op_is_listed() -> None:
     made_here = {
         name
-        for module in (ops, ops_gp, ops_inference)
+        for module in (ops, ops_decode, ops_gp, ops_trees, ops_inference)
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }

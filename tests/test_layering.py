@@ -33,7 +33,7 @@ ORDER = [
         "boost_start",
         "boost_cuda",
         "triton_kernels",
-        *("ops_gp", "ops", "ops_inference"),
+        *("ops_decode", "ops_gp", "ops_trees", "ops", "ops_inference"),
     ),
     *(
         "masks",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spex_core import checks, fakes, ops, ops_gp, ops_inference
+from spex_core import checks, fakes, ops, ops_decode, ops_gp, ops_inference
 from spex_core.backend import OPS, emulated, interpreted, why_not
 from spex_core.codes import bch_code
 
@@ -67,7 +67,7 @@ def require(backend: str) -> None:
 
 @pytest.fixture
 def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (checks, ops, ops_gp, ops_inference):
+    for module in (checks, ops_decode, ops_gp, ops_inference):
         monkeypatch.setattr(module, "readable", lambda x: False)
 
 

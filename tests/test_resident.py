@@ -13,10 +13,18 @@ import torch
 from planted import Planted, plant
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from two_worlds import Mixed, TwoWorlds, kernels_unseen, of_the_host, on_host, plans_of_the_host
+from two_worlds import (
+    DISPATCHED,
+    Mixed,
+    TwoWorlds,
+    kernels_unseen,
+    of_the_host,
+    on_host,
+    plans_of_the_host,
+)
 
 import spex_core
-from spex_core import EvaluationError, SparseTransform, ops, resident
+from spex_core import EvaluationError, SparseTransform, resident
 from spex_core import masks as bits
 from spex_core.backend import why_not
 from spex_core.budget import plan_spex
@@ -100,7 +108,8 @@ def test_nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole run with the kernels of a device, in a world where it is another one."""
     f = plant(9, 3, 2, seed=0)
     there, call = plan_spex(9, 400, degree=2, device=CPU), function(f)
-    monkeypatch.setattr(ops, "pick", lambda op, name, device: "triton")
+    for module in DISPATCHED:
+        monkeypatch.setattr(module, "pick", lambda op, name, device: "triton")
     monkeypatch.setattr(resident, "SparseTransform", lambda *fields: fields)
     with TwoWorlds(monkeypatch):
         transfers = Transfers(CPU)

@@ -13,7 +13,7 @@ from planted import plant
 from test_resident import function
 from test_resident_proxy import CPU, FEW, smooth
 from torch import Tensor
-from two_worlds import Mixed, TwoWorlds, of_the_host, on_host, unseen
+from two_worlds import DISPATCHED, Mixed, TwoWorlds, of_the_host, on_host, unseen
 
 import spex_core
 from spex_core import (
@@ -24,7 +24,6 @@ from spex_core import (
     gp_memory,
     left_out,
     ops,
-    ops_gp,
     resident,
     resident_uniform,
     ridge,
@@ -160,7 +159,7 @@ def test_nothing_else_moves(
     fold, levels = folds(rows, 2, 0), LEVELS.tolist()
     for module in (ridge, gp):
         monkeypatch.setattr(module, "readable", lambda x: False)
-    for module in (ops, ops_gp):
+    for module in DISPATCHED:
         monkeypatch.setattr(module, "pick", lambda op, name, device: "triton")
     monkeypatch.setattr(gp, "folds", lambda *_: fold)
     made = torch.from_numpy  # which no mode of torch sees

@@ -13,7 +13,7 @@ import torch
 from planted import plant
 from test_resident import function, never
 from torch import Tensor
-from two_worlds import Mixed, TwoWorlds, kernels_unseen, plans_of_the_host
+from two_worlds import DISPATCHED, Mixed, TwoWorlds, kernels_unseen, plans_of_the_host
 
 import spex_core
 from spex_core import (
@@ -133,7 +133,8 @@ def test_nothing_else_moves(
     def pick(op: str, name: str, device: torch.device) -> str:
         return backend if backend in OPS[op] else "triton"
 
-    monkeypatch.setattr(ops, "pick", pick)
+    for module in DISPATCHED:
+        monkeypatch.setattr(module, "pick", pick)
     f, levels = smooth(n), LEVELS.tolist()
     with TwoWorlds(monkeypatch):
         monkeypatch.setattr(resident_fit, "LEVELS", torch.tensor(levels).double())

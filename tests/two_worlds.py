@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from spex_core import ops, ops_decode, ops_gp, ops_trees
 from spex_core.plan import SamplingPlan
 from spex_core.transfers import Transfers
 
@@ -93,6 +94,7 @@ def plans_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(planning, name, made)
 
 
+DISPATCHED = (ops, ops_decode, ops_gp, ops_trees)  # modules that pick a backend for the kernels
 KERNELS = {"spex_core.ops": ("uniform_masks", "affine_masks", "parity_bits")}
 
 
