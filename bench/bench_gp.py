@@ -29,7 +29,6 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 
 import games
 import numpy as np
@@ -39,11 +38,11 @@ from harness import HERE, Row, table, write
 
 import spex_core
 from spex_core import masks as bits
-from spex_core.auto import AUTO, UNHEDGED, auto_algorithm, linear_fit, stack
+from spex_core.auto import AUTO, auto_algorithm, linear_fit, stack
 from spex_core.budget import least_budget
 from spex_core.explanation import Explanation
 from spex_core.gpspex import gp_algorithm
-from spex_core.proxy import ProxyFit, fit_default
+from spex_core.proxy import ProxyFit
 from spex_core.proxyspex import proxy_algorithm
 from spex_core.uniform import Algorithm, explain_samples
 
@@ -61,17 +60,17 @@ def run(name: str, T: int, seed: int) -> Row | None:
         return None
     row: Row = {"game": name, "n": n, "samples": T, "seed": seed}
     row["linear"] = linear(masks, values, n).score(*test)
-    kept: list[ProxyFit] = []
+    fits: dict[str, ProxyFit | None] = {"gp": None}
     for key, make in (("ours", proxy_algorithm), ("gp", gp_algorithm), ("auto", auto_algorithm)):
         algorithm = make("bench_gp", "default", None, None, seed)
         start = time.process_time()
-        ex = explain_samples(shared(algorithm, key, kept), masks, values, None)
+        ex = explain_samples(shared(algorithm, key, fits), masks, values, None)
         row[f"{key}_cpu"] = round(time.process_time() - start, 3)
         row[key] = ex.transform.score(*test)
         row[f"{key}_out_of_fold"] = ex.report.r2
         if ex.transform.stderr is not None:
             row |= {f"{key}_{what}": x for what, x in honesty(name, n, ex, test).items()}
-    row["auto_cpu"] = round(row["auto_cpu"] + row["gp_cpu"], 3)
+    row["auto_cpu"] = round(row["auto_cpu"] + row["ours_cpu"] + row["gp_cpu"], 3)
     if (found := of_spex(name, T, seed, test[0])) is not None:
         transform, unseen = found
         there = test[0][unseen], test[1][unseen]
@@ -79,17 +78,14 @@ def run(name: str, T: int, seed: int) -> Row | None:
     return row
 
 
-def shared(algorithm: Algorithm, key: str, kept: list[ProxyFit]) -> Algorithm:
-    """The algorithm: GPSPEX keeps its fit, which auto takes for a member."""
+def shared(algorithm: Algorithm, key: str, fits: dict[str, ProxyFit | None]) -> Algorithm:
+    """The algorithm, that keeps its fit, or of auto, that stacks those kept."""
 
-    def fit(masks: torch.Tensor, values: torch.Tensor, n: int) -> Sequence[ProxyFit]:
+    def fit(masks: torch.Tensor, values: torch.Tensor, n: int) -> list[ProxyFit]:
         if key == "auto":
-            how = {"degree": algorithm.degree, "seed": algorithm.seed, "recipe": UNHEDGED}
-            (proxy,) = fit_default(masks, values, n, **how)
-            return [stack(masks, values[0], n, proxy, kept[0], None, AUTO)]
+            return [stack(masks, values[0], n, fits["ours"], fits["gp"], None, AUTO)]
         found = algorithm.fit(masks, values, n)
-        if key == "gp":
-            kept.append(found[0])
+        fits[key] = found[0]
         return found
 
     return dataclasses.replace(algorithm, fit=fit)

@@ -19,7 +19,7 @@ from .left_out import LEVELS, LeftOut, mean_of
 from .ops import MAX_ORDER
 from .prefixes import BRANCHING
 from .prior import Terms
-from .proxy import DEFAULT, ProxyFit, fit_default
+from .proxy import ProxyFit, fit_default
 from .ridge import leave_one_out
 from .sparse import added
 from .sums import errors_of, with_others
@@ -53,7 +53,6 @@ class AutoRecipe:
 
 
 AUTO = AutoRecipe()
-UNHEDGED = dataclasses.replace(DEFAULT, hedge=None)  # the stack has a linear fit of its own
 
 
 def auto_algorithm(
@@ -102,7 +101,7 @@ def fit_auto(
     GPSPEX is a member where gp_memory.affordable says so."""
     options: dict[str, Any] = {"degree": degree, "terms": terms, "seed": seed}
     options["together"] = together
-    proxies = fit_default(masks, values, n, recipe=UNHEDGED, **options)
+    proxies = fit_default(masks, values, n, **options)
     processes: Sequence[GpFit | None] = [None] * len(values)
     if affordable(len(masks), n, degree, len(values)):
         processes = fit_gp(masks, values, n, trees=True, **options)
