@@ -113,7 +113,7 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
     if scored.straight == 1.0:
         shares, level = {"linear": 1.0}, linear_level
-        note = "linear, the best on samples left out"
+        note = "linear: the samples left out speak for no more"
     mixture = mixture_of(final_priors(problem, trials, shares), shares)
     process = posterior(problem.n, problem.masks, values, mixture, level, mean, unit)
     hidden = recipe.hidden * level / sum(math.comb(problem.n, d) for d in range(problem.degree + 1))

@@ -37,9 +37,7 @@ class Hedge:
         level = self.level * (50 / samples) ** 0.25
         doubt = self.slope * (level - explained) - self.weight * z
         doubt = max(doubt, self.steep * (self.beaten - z))
-        return self.settled(1.0 / (1.0 + math.exp(-min(max(doubt, -50.0), 50.0))))
-
-    def settled(self, share: float) -> float:
+        share = 1.0 / (1.0 + math.exp(-min(max(doubt, -50.0), 50.0)))
         return float(round(share)) if min(share, 1.0 - share) < self.least else share
 
     def share_of_line(

@@ -280,7 +280,7 @@ def described(
 ) -> str:
     """A result in words, for the report."""
     if straight == 1.0:
-        note = "a linear fit, the best on samples left out"
+        note = "a linear fit: the samples left out speak for no more"
     else:
         prior = ", ".join(f"{name} {share:.0%}" for name, share in mixture.items() if share)
         note = f"{folds} bags of {len(recipe.depths)} x {recipe.trees} trees; prior {prior}"

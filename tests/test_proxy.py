@@ -261,7 +261,7 @@ def test_a_linear_function_is_fitted_by_a_linear_fit(n: int, seed: int) -> None:
     assert found.note.endswith("of a linear fit") or found.note.startswith("a linear fit")
     assert found.r2 >= found.r2_linear
     (found,) = fit_default(masks, values + noise, n, degree=5, seed=seed, recipe=EITHER)
-    assert found.note == "a linear fit, the best on samples left out"
+    assert found.note == "a linear fit: the samples left out speak for no more"
     assert (found.r2, found.left_out) == (found.r2_linear, 60)
     assert score(found, n, f) > max(0.6, found.r2 - 0.2)  # of the function without its noise
     assert bits.unpack_sets(found.support) == [(), *((i,) for i in range(n))]
@@ -289,7 +289,7 @@ def test_a_fit_with_a_share_of_a_linear_one() -> None:
         for hedge in (None, Hedge(0.0, slope=0.0, weight=0.0, beaten=-99.0), Hedge(99.0))
     )
     assert mixed.note == alone.note + "; with 50% of a linear fit"
-    assert line.note == "a linear fit, the best on samples left out"
+    assert line.note == "a linear fit: the samples left out speak for no more"
     fits = [dict(zip(bits.unpack_sets(x.support), x.coefs.tolist(), strict=True))
             for x in (alone, mixed, line)]  # fmt: skip
     assert set(fits[1]) == set(fits[0]) | set(fits[2])
@@ -383,7 +383,7 @@ def test_fewer_terms_than_features(terms: int) -> None:
     weights = 0.9 ** np.arange(30)
     masks, values, _ = samples(linear(weights), 30, 200)
     (found,) = fit_default(masks, values, 30, degree=5, terms=terms)
-    assert found.note == "a linear fit, the best on samples left out"
+    assert found.note == "a linear fit: the samples left out speak for no more"
     assert bits.unpack_sets(found.support)[0] == ()
     assert {k[0] for k in bits.unpack_sets(found.support)[1:]} <= set(range(terms + 3))
     assert len(found.support) == terms + 1
