@@ -14,11 +14,13 @@ budget, on masks of its own, where the game can be asked and the budget is enoug
 those of the masks that it did not ask for, and `auto_there` is auto on the same.
 `below` is what auto lacks on the best of linear, ours, gp and spex; `told` the R2 of the member
 that is best on the other seeds of the same game, which no user can know: beside it stands what
-remains to be gained by choosing, and what the noise of the samples takes. `covered` is the share of
-the coefficients returned whose 95 % interval holds the exact one, where the whole table is known;
-`process` R2 of process.predict, the result before small terms are left out, and `z` the root mean
-square of its errors over their standard deviations. CPU seconds, one thread; those of auto hold
-those of its members.
+remains to be gained by choosing, and what the noise of the samples takes. `allowed`, where it was
+looked at, is R2 of the best shares that auto's rule allows, never 0.005 worse out of fold than the
+best member, chosen by one who knows R2 on the test masks: what no choice of shares can exceed.
+`covered` is the share of the coefficients returned whose 95 % interval holds the exact one, where
+the whole table is known; `process` R2 of process.predict, the result before small terms are left
+out, and `z` the root mean square of its errors over their standard deviations. CPU seconds, one
+thread; those of auto hold those of its members.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from harness import HERE, Row, table, write
 
 import spex_core
 from spex_core import masks as bits
-from spex_core.auto import AUTO, auto_algorithm, linear_fit, stack
+from spex_core.auto import AUTO, auto_algorithm, left_out, linear_fit, simplex, stack
 from spex_core.budget import least_budget
 from spex_core.explanation import Explanation
 from spex_core.gpspex import gp_algorithm
@@ -71,6 +73,7 @@ def run(name: str, T: int, seed: int) -> Row | None:
         if ex.transform.stderr is not None:
             row |= {f"{key}_{what}": x for what, x in honesty(name, n, ex, test).items()}
     row["auto_cpu"] = round(row["auto_cpu"] + row["ours_cpu"] + row["gp_cpu"], 3)
+    row["allowed"] = best_allowed(masks, values, n, fits, test)
     if (found := of_spex(name, T, seed, test[0])) is not None:
         transform, unseen = found
         there = test[0][unseen], test[1][unseen]
@@ -89,6 +92,28 @@ def shared(algorithm: Algorithm, key: str, fits: dict[str, ProxyFit | None]) -> 
         return found
 
     return dataclasses.replace(algorithm, fit=fit)
+
+
+def best_allowed(
+    masks: np.ndarray,
+    values: np.ndarray,
+    n: int,
+    fits: dict[str, ProxyFit | None],
+    test: games.Samples,
+) -> float:
+    """R2 on the test masks of the best shares that auto's rule allows: those at most AUTO.worse of
+    the variance worse out of fold than the best member."""
+    rows, made, _ = left_out(fits["ours"], fits["gp"])
+    grid = simplex(len(made), AUTO.parts)
+    errors = ((grid @ (np.stack(list(made.values())) - values[rows])) ** 2).mean(1)
+    allowed = grid[errors <= errors[grid.max(1) == 1].min() + AUTO.worse * values[rows].var()]
+    line = linear_fit(bits.pack(masks), torch.from_numpy(values), n)
+    there = [
+        spex_core.SparseTransform(n, one.support, one.coefs).predict(test[0]) - test[1]
+        for one in (line, fits["ours"], fits["gp"])
+    ]
+    lost = np.einsum("ga,ab,gb->g", allowed, np.inner(there, there), allowed).min()
+    return float(1 - lost / ((test[1] - test[1].mean()) ** 2).sum())
 
 
 def honesty(name: str, n: int, ex: Explanation, test: games.Samples) -> Row:
@@ -217,6 +242,12 @@ def of_auto(rows: list[Row]) -> Row:
         "foolish auto": sum(row["auto"] < row["linear"] - 0.02 for row in rows),
         "auto below by over 0.01": sum(row["below"] > 0.01 for row in rows),
         "auto below at most": max((row["below"] for row in rows), default=""),
+        "allowed below by over 0.01": sum(
+            row["allowed"] < max(row[key] for key in MEMBERS) - 0.01
+            for row in rows
+            if "allowed" in row
+        ),
+        "allowed games": sum("allowed" in row for row in rows),
         "spex": sum("spex" in row for row in rows),
         "spex best": sum(row.get("spex", -9) > max(row["ours"], row["gp"]) + 0.01 for row in rows),
     }
