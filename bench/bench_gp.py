@@ -31,6 +31,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from typing import Any
 
 import games
 import numpy as np
@@ -43,6 +44,7 @@ from spex_core import masks as bits
 from spex_core.auto import AUTO, auto_algorithm, left_out, linear_fit, simplex, stack
 from spex_core.budget import least_budget
 from spex_core.explanation import Explanation
+from spex_core.gp import GpFit
 from spex_core.gpspex import gp_algorithm
 from spex_core.proxy import ProxyFit
 from spex_core.proxyspex import proxy_algorithm
@@ -61,19 +63,21 @@ def run(name: str, T: int, seed: int) -> Row | None:
     if len(masks) < T or values.std() == 0:
         return None
     row: Row = {"game": name, "n": n, "samples": T, "seed": seed}
-    row["linear"] = linear(masks, values, n).score(*test)
-    fits: dict[str, ProxyFit | None] = {"gp": None}
+    members = [linear(masks, values, n)]
+    row["linear"] = members[0].score(*test)
+    kept = Kept()
     for key, make in (("ours", proxy_algorithm), ("gp", gp_algorithm), ("auto", auto_algorithm)):
         algorithm = make("bench_gp", "default", None, None, seed)
         start = time.process_time()
-        ex = explain_samples(shared(algorithm, key, fits), masks, values, None)
+        ex = explain_samples(kept.shared(algorithm, key), masks, values, None)
         row[f"{key}_cpu"] = round(time.process_time() - start, 3)
+        members.append(ex.transform)
         row[key] = ex.transform.score(*test)
         row[f"{key}_out_of_fold"] = ex.report.r2
         if ex.transform.stderr is not None:
             row |= {f"{key}_{what}": x for what, x in honesty(name, n, ex, test).items()}
     row["auto_cpu"] = round(row["auto_cpu"] + row["ours_cpu"] + row["gp_cpu"], 3)
-    row["allowed"] = best_allowed(masks, values, n, fits, test)
+    row["allowed"] = best_of(kept.allowed, members[:3], test)
     if (found := of_spex(name, T, seed, test[0])) is not None:
         transform, unseen = found
         there = test[0][unseen], test[1][unseen]
@@ -81,38 +85,43 @@ def run(name: str, T: int, seed: int) -> Row | None:
     return row
 
 
-def shared(algorithm: Algorithm, key: str, fits: dict[str, ProxyFit | None]) -> Algorithm:
-    """The algorithm, that keeps its fit, or of auto, that stacks those kept."""
+class Kept:
+    """The fits of one case, which auto stacks, and the shares that it might have taken."""
 
-    def fit(masks: torch.Tensor, values: torch.Tensor, n: int) -> list[ProxyFit]:
-        if key == "auto":
-            return [stack(masks, values[0], n, fits["ours"], fits["gp"], None, AUTO)]
-        found = algorithm.fit(masks, values, n)
-        fits[key] = found[0]
-        return found
+    def __init__(self) -> None:
+        self.fits: dict[str, Any] = {}
+        self.allowed = np.empty((0, 3))
 
-    return dataclasses.replace(algorithm, fit=fit)
+    def shared(self, algorithm: Algorithm, key: str) -> Algorithm:
+        """The algorithm, that keeps its fit, or of auto, that stacks those kept."""
+
+        def fit(masks: torch.Tensor, values: torch.Tensor, n: int) -> list[ProxyFit]:
+            if key == "auto":
+                pair = self.fits["ours"], self.fits["gp"]
+                self.allowed = allowed_shares(values[0].numpy(), *pair)
+                return [stack(masks, values[0], n, *pair, None, AUTO)]
+            found = algorithm.fit(masks, values, n)
+            self.fits[key] = found[0]
+            return found
+
+        return dataclasses.replace(algorithm, fit=fit)
 
 
-def best_allowed(
-    masks: np.ndarray,
-    values: np.ndarray,
-    n: int,
-    fits: dict[str, ProxyFit | None],
-    test: games.Samples,
+def allowed_shares(truth: np.ndarray, proxy: ProxyFit, process: GpFit) -> np.ndarray:
+    """Those that auto may take: at most AUTO.worse of the variance worse out of fold than the best
+    member. float64 (G, 3)."""
+    rows, fits, _ = left_out(proxy, process)
+    grid = simplex(len(fits), AUTO.parts)
+    errors = ((grid @ (np.stack(list(fits.values())) - truth[rows])) ** 2).mean(1)
+    return grid[errors <= errors[grid.max(1) == 1].min() + AUTO.worse * truth[rows].var()]
+
+
+def best_of(
+    shares: np.ndarray, members: list[spex_core.SparseTransform], test: games.Samples
 ) -> float:
-    """R2 on the test masks of the best shares that auto's rule allows: those at most AUTO.worse of
-    the variance worse out of fold than the best member."""
-    rows, made, _ = left_out(fits["ours"], fits["gp"])
-    grid = simplex(len(made), AUTO.parts)
-    errors = ((grid @ (np.stack(list(made.values())) - values[rows])) ** 2).mean(1)
-    allowed = grid[errors <= errors[grid.max(1) == 1].min() + AUTO.worse * values[rows].var()]
-    line = linear_fit(bits.pack(masks), torch.from_numpy(values), n)
-    there = [
-        spex_core.SparseTransform(n, one.support, one.coefs).predict(test[0]) - test[1]
-        for one in (line, fits["ours"], fits["gp"])
-    ]
-    lost = np.einsum("ga,ab,gb->g", allowed, np.inner(there, there), allowed).min()
+    """R2 on the test masks of the best of these sums."""
+    errors = np.stack([member.predict(test[0]) - test[1] for member in members])
+    lost = np.einsum("ga,ab,gb->g", shares, errors @ errors.T, shares).min()
     return float(1 - lost / ((test[1] - test[1].mean()) ** 2).sum())
 
 
