@@ -226,7 +226,8 @@ class Problem:
 
 def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -> ProxyFit:
     """The mixture of priors with a share of a linear fit, enough to predict samples left out no
-    worse than that fit does; the better one alone where no more than `terms` are to be kept."""
+    worse than that fit does; the better one alone where `terms` are asked for, or there are more
+    features than terms to fit."""
     recipe = problem.recipe
     half = int(recipe.share * len(problem.values))
     size = terms or min(max(half, recipe.candidates), recipe.most)
@@ -234,19 +235,19 @@ def fit_problem(problem: Problem, terms: int | None, mean: float, unit: float) -
     left_out, cut = without_them(problem, mixture, level, linear_level, size, terms)
     truth = problem.values.numpy()[left_out.rows]
     errors = left_out.fitted - truth, cut - truth
-    straight = bound(*errors)
-    if terms is not None or recipe.hedge is None:
+    straight, line = bound(*errors), single_features(problem.support)
+    if recipe.hedge is None or terms is not None or len(line[1]) > size:
         straight = float(straight > 0.0)
     else:
-        own, line = (error**2 for error in errors)
-        doubt = recipe.hedge.share_of_line(own, line, truth.var(), len(problem.values))
+        squares = errors[0] ** 2, errors[1] ** 2
+        doubt = recipe.hedge.share_of_line(*squares, truth.var(), len(problem.values))
         straight = max(straight, doubt)
     priors: list[tuple[float, Terms, np.ndarray, float]] = []
     if straight < 1.0:
         own = take(problem.support, problem.blend(mixture), size)
         priors.append((1.0 - straight, *own, level))
     if straight:
-        priors.append((straight, *single_features(problem.support), linear_level))
+        priors.append((straight, *line, linear_level))
     parts = [
         (share, *regression(problem, chosen, variance, noise, terms))
         for share, chosen, variance, noise in priors

@@ -60,9 +60,10 @@ def proxyspex(
         preset: "default" or "paper".
         degree: the largest order of a term, 1 to 16, which is the depth of the trees.
         terms: Fourier terms to fit at most, beside the constant; by default half the samples, from
-            1,024 to 8,192, and all features where a share of the result is a linear fit. With
-            `terms` it is either: of a linear fit the strongest are kept if they do better than as
-            many chosen by trees. Not for the paper's recipe, which keeps 95 % of the energy.
+            1,024 to 8,192, and all features where a linear fit is better or a share of it is mixed
+            in, as it is where those are no more. With `terms` it is either: of a linear fit the
+            strongest are kept if they do better than as many chosen by trees. Not for the paper's
+            recipe, which keeps 95 % of the energy.
         prefix_sharing: draw the masks in groups that agree on their first features, for a model
             that computes a shared prefix once; for the default preset. It saves such a model some
             55 % of the tokens of the features. At the same number of masks R2 is a little lower

@@ -146,7 +146,7 @@ def fit_problem(
     truth, fitted, of_linear, cut = torch.cat(fits, 1)
     errors = fitted - truth, cut - truth
     straight, explained, z = transfers.down(evidence_there(*errors, truth)).tolist()
-    if terms is not None or recipe.hedge is None:
+    if recipe.hedge is None or terms is not None or len(linear[1]) > size:
         straight = float(straight > 0.0)
     else:
         straight = max(straight, recipe.hedge.share(explained, z, total))

@@ -305,6 +305,16 @@ def test_a_fit_with_a_share_of_a_linear_one() -> None:
     assert "of a linear fit" not in few.note  # no place for the terms of both
 
 
+@pytest.mark.parametrize(("n", "mixed"), [(1024, True), (1025, False)])
+def test_no_share_of_more_features_than_terms(n: int, mixed: bool) -> None:
+    """A poor fit does not grow by all features."""
+    rng = np.random.default_rng(0)
+    masks, values, _ = samples(lambda x: 1.2 * x[:, 5] + x @ rng.normal(size=n) / 20, n, 60)
+    (found,) = fit_default(masks, values, n, degree=2)
+    assert ("% of a linear fit" in found.note) == mixed
+    assert (len(found.coefs) > n) == mixed
+
+
 def test_as_much_of_a_linear_fit_as_is_no_worse() -> None:
     """A rule that wants none gets so much."""
     rng = np.random.default_rng([12, 4])
