@@ -67,8 +67,8 @@ def proxyspex(
         prefix_sharing: draw the masks in groups that agree on their first features, for a model
             that computes a shared prefix once; for the default preset. It saves such a model some
             55 % of the tokens of the features. At the same number of masks R2 is a little lower
-            (by up to 0.03 in bench/bench_prefix.py), at the same number of tokens higher (by up to
-            0.09): ask for twice the masks. Off, because a budget counts masks.
+            (by up to 0.04 in bench/bench_prefix.py), at the same number of tokens higher (by up to
+            0.08): ask for twice the masks. Off, because a budget counts masks.
         seed: every random choice follows from it; same seed, same bits, on any number of threads.
         batch_size: masks in one call of f at the most.
         progress: called as progress(done, total) after each batch; or True for a bar or lines, or a

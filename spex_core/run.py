@@ -217,8 +217,8 @@ class Run:
         and once every feature has varied). The other algorithms ask for uniform ones, and so does
         any without `found`. Once chosen masks have values, R2 on masks left out is for masks of
         their kind, and the report says so. With 50 chosen masks beside 50 uniform ones instead of
-        100 uniform ones, R2 on uniform masks rises by 0.031 in the mean of 83 games with GPSPEX, by
-        0.029 with auto, and on 73 % of them with either (bench/bench_acquire.py).
+        100 uniform ones, R2 on uniform masks rises by 0.020 in the mean of 83 games with GPSPEX, by
+        0.019 with auto, and on 80 % of them with either (bench/bench_acquire.py).
 
         Args:    found: the last fit.
         Raises:  TypeError, ValueError for a bad count.
