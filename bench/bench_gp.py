@@ -41,10 +41,9 @@ from harness import HERE, Row, table, write
 
 import spex_core
 from spex_core import masks as bits
-from spex_core.auto import AUTO, auto_algorithm, left_out, linear_fit, simplex, stack
+from spex_core.auto import AUTO, allowed, auto_algorithm, left_out, linear_fit, stack
 from spex_core.budget import least_budget
 from spex_core.explanation import Explanation
-from spex_core.gp import GpFit
 from spex_core.gpspex import gp_algorithm
 from spex_core.proxy import ProxyFit
 from spex_core.proxyspex import proxy_algorithm
@@ -98,22 +97,14 @@ class Kept:
         def fit(masks: torch.Tensor, values: torch.Tensor, n: int) -> list[ProxyFit]:
             if key == "auto":
                 pair = self.fits["ours"], self.fits["gp"]
-                self.allowed = allowed_shares(values[0].numpy(), *pair)
+                rows, made, _ = left_out(*pair)
+                self.allowed, _ = allowed(made, values[0].numpy()[rows], AUTO)
                 return [stack(masks, values[0], n, *pair, None, AUTO)]
             found = algorithm.fit(masks, values, n)
             self.fits[key] = found[0]
             return found
 
         return dataclasses.replace(algorithm, fit=fit)
-
-
-def allowed_shares(truth: np.ndarray, proxy: ProxyFit, process: GpFit) -> np.ndarray:
-    """Those that auto may take: at most AUTO.worse of the variance worse out of fold than the best
-    member. float64 (G, 3)."""
-    rows, fits, _ = left_out(proxy, process)
-    grid = simplex(len(fits), AUTO.parts)
-    errors = ((grid @ (np.stack(list(fits.values())) - truth[rows])) ** 2).mean(1)
-    return grid[errors <= errors[grid.max(1) == 1].min() + AUTO.worse * truth[rows].var()]
 
 
 def best_of(

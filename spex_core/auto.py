@@ -194,21 +194,29 @@ def shares_of(
 ) -> dict[str, float]:
     """The share of each member, from what each makes of samples left out: float64 (R,).
 
-    Of all shares in steps, those whose error is not above the best member's by more than `worse` of
-    the variance; of them the least mean square error, over that of the best member, plus
+    Of the shares that are allowed, the least mean square error, over that of the best member, plus
     strength / R times the squared distance to the last member alone, GPSPEX if it is one, in which
     the share of a linear fit counts `doubt` times.
     """
-    grid = simplex(len(fits), recipe.parts)  # (G, members)
-    squares = (grid @ (np.stack(list(fits.values())) - truth)) ** 2  # (G, R)
+    grid, squares = allowed(fits, truth, recipe)
     single = squares[grid.max(1) == 1].mean(1).min()
-    allowed = squares.mean(1) <= single + recipe.worse * truth.var()
     error = np.minimum(squares, recipe.clip * single).mean(1)
     weight = np.array([recipe.doubt if name == "linear" else 1.0 for name in fits])
     away = (grid - np.eye(len(fits))[-1]) ** 2 @ weight
     lost = error + single * recipe.strength / len(truth) * away
-    chosen = grid[np.where(allowed, lost, np.inf).argmin()]
-    return dict(zip(fits, chosen.tolist(), strict=True))
+    return dict(zip(fits, grid[lost.argmin()].tolist(), strict=True))
+
+
+def allowed(
+    fits: dict[str, np.ndarray], truth: np.ndarray, recipe: AutoRecipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shares in steps, float64 (G, members), and squared errors, float64 (G, R), of those sums
+    whose error is not above the best member's by more than `worse` of the variance."""
+    grid = simplex(len(fits), recipe.parts)
+    squares = (grid @ (np.stack(list(fits.values())) - truth)) ** 2
+    error = squares.mean(1)
+    good = error <= error[grid.max(1) == 1].min() + recipe.worse * truth.var()
+    return grid[good], squares[good]
 
 
 def simplex(members: int, parts: int) -> np.ndarray:

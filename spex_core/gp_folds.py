@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .anova import Anova, Taste, fit_anova, kernel_of, linear
 from .gp_prior import Listed
-from .hedge import Hedge
+from .hedge import CLIP, Hedge
 from .left_out import LEVELS, largest, mean_of, path_errors, shares_of
 from .prior import Spectra, Terms, prior_variances
 from .proxy import ALL_LINEAR
@@ -55,7 +55,7 @@ class GpRecipe:
     fitted: int = 1500
     steps: tuple[int, int] = (10, 15)
     temperature: float = 12.0
-    clip: float = 16.0
+    clip: float = CLIP
     caution: float = 0.25
     hedge: Hedge = field(default=Hedge(level=0.34))
     listed: int = 1024

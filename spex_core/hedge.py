@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TINY = float(np.finfo(float).tiny)
+NO_WORSE = 1.998  # two, less a thousandth, which outdoes rounding
 CLIP = 16.0  # squared errors count up to so many times the lesser mean, lest one sample decide
 
 
@@ -63,8 +64,8 @@ def bound(terms: np.ndarray, line: np.ndarray) -> float:
     alone, from the errors of both on samples left out, float64 (R,) each; 1 if none has.
 
     With d = terms - line a share of 1 - u has |line|**2 + 2 u <line, d> + u**2 |d|**2: that of the
-    line at u = -2 <line, d> / |d|**2, of which a thousandth is taken off, to outdo rounding.
+    line at u = -2 <line, d> / |d|**2.
     """
     apart = terms - line
-    most = -1.998 * float((line * apart).sum()) / max(float((apart * apart).sum()), TINY)
+    most = -NO_WORSE * float((line * apart).sum()) / max(float((apart * apart).sum()), TINY)
     return 1.0 - min(max(most, 0.0), 1.0)

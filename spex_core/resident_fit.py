@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import masks as bits
 from . import ops
-from .hedge import CLIP
+from .hedge import CLIP, NO_WORSE
 from .left_out import FOLDS, LEVELS, linear_covariance, shares_of
 from .proxy import ALL_LINEAR, DEFAULT, ProxyFit, Recipe, described
 from .resident import r_squared
@@ -183,7 +183,7 @@ def fit_problem(
 def evidence_there(terms: Tensor, line: Tensor, truth: Tensor) -> Tensor:
     """hedge.bound and hedge.evidence of errors of the device: float64 (3,)."""
     apart = terms - line
-    most = -1.998 * (line * apart).sum() / (apart * apart).sum().clamp(min=TINY)
+    most = -NO_WORSE * (line * apart).sum() / (apart * apart).sum().clamp(min=TINY)
     terms, line = terms**2, line**2
     limit = CLIP * torch.minimum(terms.mean(), line.mean())
     terms, line = terms.minimum(limit), line.minimum(limit)
